@@ -1,0 +1,381 @@
+//! What the configuration means.
+//!
+//! `file` is what the user wrote, this module is what it means, and `gateway::Gateway` is what
+//! runs. Everything that can be wrong is found between the first two (`validate`); after that
+//! nothing fails for a reason that stands in the file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+
+use crate::secret::Secret;
+
+/// A checked configuration. Names in it (of pools and upstreams) are known to resolve.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub source: PathBuf,
+    /// `[server]`.
+    pub server: Server,
+    /// `[[listener]]`, at least one.
+    pub listeners: Vec<Listener>,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// `[pool.*]`, at least one, sorted by name.
+    pub pools: Vec<Arc<Pool>>,
+    /// `[upstream.*]`, sorted by name.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// `[[route]]`, in file order; no two of them tie.
+    pub routes: Vec<Arc<Route>>,
+    /// `[auth]`; absent when the file has no pool that it could serve.
+    pub auth: Option<Auth>,
+    /// `[identity]`.
+    pub identity: Identity,
+    /// `[log]`.
+    pub log: Log,
+}
+
+/// `[server]`: what holds for the whole process.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Data-plane threads, at least 1; `0` in the file has become the number of cores.
+    pub workers: usize,
+    /// How long open requests get on shutdown.
+    pub drain: Duration,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` are believed. Empty: nobody's.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `[server.limits]`.
+    pub limits: Limits,
+}
+
+/// `[server.limits]`: what one client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open client connections, over all listeners.
+    pub connections: usize,
+    /// From the first byte of a request to the end of its head.
+    pub request_head: Duration,
+    /// A kept connection without a request.
+    pub idle: Duration,
+    /// Bytes of request line and headers together.
+    pub head_size: usize,
+    /// Header lines.
+    pub headers: usize,
+    /// Bytes of a proxied request body, unless the route says otherwise. `None`: no limit.
+    pub body: Option<u64>,
+    /// A body of which no byte moves, in either direction.
+    pub body_stall: Duration,
+}
+
+/// `[[listener]]`: an address that clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Port 0 takes any free port.
+    pub address: SocketAddr,
+}
+
+/// `[admin]`: the operator's listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Port 0 takes any free port.
+    pub address: SocketAddr,
+}
+
+/// `[pool.NAME]`: a Cognito user pool whose users may enter.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// The name in the file.
+    pub name: Arc<str>,
+    /// `<region>_<suffix>`.
+    pub id: PoolId,
+    /// The app client as which the identity routes act.
+    pub client_id: String,
+    /// Its secret, if it has one.
+    pub client_secret: Option<Secret<String>>,
+    /// How a password is proven at sign-in.
+    pub flow: Flow,
+    /// All app clients whose tokens are accepted; contains `client_id`.
+    pub clients: Vec<String>,
+    /// The token uses that a route accepts unless it says otherwise.
+    pub token_use: Vec<TokenUse>,
+    /// Tolerated clock difference for `exp`, `nbf` and `iat`.
+    pub leeway: Duration,
+    /// Base URL of the Cognito API, without a trailing slash.
+    pub endpoint: String,
+    /// The exact `iss` values of this pool's tokens: both forms of the id, or what the file says.
+    pub issuers: Vec<String>,
+    /// Where the key set is.
+    pub jwks: String,
+    /// `[pool.NAME.keys]`.
+    pub keys: Keys,
+    /// `[pool.NAME.embedded]`: this process runs the pool itself.
+    pub embedded: Option<Embedded>,
+}
+
+/// A user pool id, `<region>_<suffix>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolId {
+    /// For instance `eu-west-1`.
+    pub region: String,
+    /// What follows the underscore: the pool name of SRP.
+    pub suffix: String,
+}
+
+impl std::fmt::Display for PoolId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", self.region, self.suffix)
+    }
+}
+
+/// How the gateway proves a password to Cognito.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// USER_SRP_AUTH: the password does not leave the gateway.
+    Srp,
+    /// USER_PASSWORD_AUTH: it is sent over TLS.
+    Password,
+}
+
+/// The `token_use` claim of Cognito's two signed tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenUse {
+    /// For APIs: scopes, client, groups.
+    Access,
+    /// For the app itself: the user's attributes.
+    Id,
+}
+
+impl TokenUse {
+    /// The claim's text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Id => "id",
+        }
+    }
+}
+
+/// `[pool.NAME.keys]`: how the key set is kept fresh.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// Between background fetches.
+    pub refresh: Duration,
+    /// How long keys outlive a failing endpoint.
+    pub stale: Duration,
+    /// Between fetches caused by an unknown `kid`.
+    pub cooldown: Duration,
+    /// A copy on disk, read at start when the endpoint does not answer.
+    pub cache: Option<PathBuf>,
+}
+
+/// `[pool.NAME.embedded]`: a user pool for development, in this process.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// A loopback address; port 0 takes any free port.
+    pub address: SocketAddr,
+    /// The database; `None` keeps everything in memory.
+    pub data: Option<PathBuf>,
+    /// Users that exist from the start.
+    pub users: Vec<SeedUser>,
+}
+
+/// A user that the embedded pool creates, confirmed, if it is not there yet.
+#[derive(Clone, Debug)]
+pub struct SeedUser {
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: Secret<String>,
+    /// A verified e-mail address.
+    pub email: Option<String>,
+    /// Groups; created as needed.
+    pub groups: Vec<String>,
+}
+
+/// `[upstream.NAME]`: a backend, under one name.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The name in the file.
+    pub name: Arc<str>,
+    /// Where requests go.
+    pub servers: Servers,
+    /// What the backend gets as `Host`.
+    pub host: HostHeader,
+    /// To establish a connection, name look-up included.
+    pub connect: Duration,
+    /// From the last byte of the request to the end of the response head.
+    pub response_head: Duration,
+    /// How long an unused connection is kept.
+    pub idle: Duration,
+    /// How often a request that was never sent is tried again.
+    pub retries: u32,
+    /// Whether the caller's `Authorization` reaches the backend.
+    pub keep_authorization: bool,
+}
+
+/// Where an upstream's requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// The built-in server that answers with what it received.
+    Whoami,
+    /// `http://` servers, at least one; the less busy of two random ones is taken.
+    Http(Vec<Endpoint>),
+}
+
+/// One `http://` server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A name or an address; IPv6 without brackets.
+    pub host: String,
+    /// The port, 80 unless written.
+    pub port: u16,
+    /// `host:port` as it belongs in a `Host` header (without the default port) and in metrics.
+    pub authority: String,
+}
+
+/// What the backend gets as `Host`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostHeader {
+    /// What the client sent.
+    Preserve,
+    /// The server's own authority.
+    Server,
+    /// A fixed text.
+    Fixed(String),
+}
+
+/// `[[route]]`: which requests, to where, for whom.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// How logs, metrics and `explain` call it: `host path`, or just the path.
+    pub label: Arc<str>,
+    /// Which `Host`.
+    pub host: HostPattern,
+    /// Which path.
+    pub path: PathPattern,
+    /// Which methods; `None`: all.
+    pub methods: Option<Vec<Method>>,
+    /// The upstream's name; it exists.
+    pub upstream: Arc<str>,
+    /// Who may pass.
+    pub access: Access,
+    /// Bytes of a request body. `None`: no limit.
+    pub body: Option<u64>,
+    /// `%2f` and `%5c` in the path are kept as they are instead of refused.
+    pub keep_encoded_slashes: bool,
+    /// 1-based line of the `[[route]]` header in the file.
+    pub line: usize,
+}
+
+/// The host a route is for. All text is lower case without port and trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// No `host` key.
+    Any,
+    /// This name.
+    Exact(String),
+    /// `*.example.com` is stored as `example.com` and means one or more further labels.
+    Wildcard(String),
+}
+
+/// The path a route is for, in normal form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PathPattern {
+    /// This path.
+    Exact(String),
+    /// `/api/*` is stored as `/api` and means `/api` and everything below `/api/`; `/*` as ``.
+    Prefix(String),
+}
+
+/// Who may pass a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody; credentials are not looked at.
+    Public,
+    /// No credential is fine; one that is present must be good.
+    Optional,
+    /// A verified token that meets the rule.
+    Required(Rule),
+}
+
+/// What a verified token must show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Any of these groups. Empty: does not matter.
+    pub groups: Vec<String>,
+    /// All of these scopes.
+    pub scopes: Vec<String>,
+    /// All of these claims, each with any of the values.
+    pub claims: Vec<(String, Vec<String>)>,
+    /// Tokens of this pool only.
+    pub pool: Option<Arc<str>>,
+    /// These token uses instead of the pool's.
+    pub token_use: Option<Vec<TokenUse>>,
+    /// These app clients instead of the pool's.
+    pub clients: Option<Vec<String>>,
+}
+
+/// `[auth]`: the identity routes.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// For instance `/auth`; in normal form, without a trailing slash.
+    pub prefix: String,
+    /// Host names that have them, lower case. Empty: every one.
+    pub hosts: Vec<String>,
+    /// The pool's name; it exists.
+    pub pool: Arc<str>,
+    /// Whether people may sign themselves up.
+    pub register: bool,
+    /// The same answer, in the same time, for known and unknown users.
+    pub hide_existing_users: bool,
+    /// Those answers never come sooner.
+    pub floor: Duration,
+}
+
+/// `[identity]`: how the backend learns who is calling.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Inbound headers that could be read as one of these are removed; lower case.
+    pub prefix: String,
+    /// What is set, for which header. Every name starts with the prefix.
+    pub headers: Vec<(HeaderName, ClaimSource)>,
+}
+
+/// Where an identity header's value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimSource {
+    /// `username` of access tokens, `cognito:username` of ID tokens.
+    Username,
+    /// `@pool`: the pool's name in the file.
+    Pool,
+    /// `@client`: `client_id` of access tokens, `aud` of ID tokens.
+    Client,
+    /// Any other claim, by name.
+    Claim(String),
+}
+
+/// `[log]`.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: tracing::Level,
+    /// How lines look.
+    pub format: LogFormat,
+    /// One line per request.
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

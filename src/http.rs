@@ -1,0 +1,232 @@
+//! HTTP facts and types that every layer shares.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use ipnet::IpNet;
+
+/// What is known of a client's connection before its first request.
+#[derive(Clone, Debug)]
+pub struct ConnInfo {
+    /// The peer's address, as the kernel saw it.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// The listener, for metrics: its address as the file has it.
+    pub listener: Arc<str>,
+}
+
+/// Why a body ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The client stopped, or sent a broken body.
+    #[error("the client's body broke off")]
+    Client,
+    /// More bytes than allowed.
+    #[error("the body is too large")]
+    TooLarge,
+    /// No byte moved for too long.
+    #[error("the body stalled")]
+    Stalled,
+    /// The upstream stopped, or sent a broken body.
+    #[error("the upstream's body broke off")]
+    Upstream,
+}
+
+/// The body of an answer.
+pub enum Body {
+    /// No bytes.
+    Empty,
+    /// Bytes that are there already.
+    Full(Bytes),
+    /// Bytes that come as they come.
+    Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>),
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Full(bytes) => write!(f, "Full({} bytes)", bytes.len()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Stream(stream) => stream.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) => false,
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
+
+/// Headers that concern one connection only and are never passed on (RFC 9110 §7.6.1). Those that
+/// a `Connection` header nominates come on top.
+pub const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// A header that must be there at most once was there more often.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than one {0} header")]
+pub struct Ambiguous(pub HeaderName);
+
+/// The value of a header that may stand in a message at most once.
+///
+/// # Errors
+/// When it stands there more often: taking either of them would be a guess.
+pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Ambiguous> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    match values.next() {
+        None => Ok(first),
+        Some(_) => Err(Ambiguous(name.clone())),
+    }
+}
+
+/// The first value of a header that decides nothing, so that further ones do no harm.
+pub fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    headers.get_all(name).iter().next()
+}
+
+/// An answer with a JSON body.
+pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
+    // Our own answer types are maps with text keys, which always serialize.
+    let bytes = serde_json::to_vec(body).unwrap_or_default();
+    let mut response = Response::new(Body::from(Bytes::from(bytes)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Whether `address` lies in one of the networks. IPv4-mapped IPv6 addresses count as IPv4.
+pub fn is_trusted(address: IpAddr, networks: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// The client's address: the peer's, unless the peer is a trusted proxy; then the rightmost hop of
+/// `X-Forwarded-For` that is not one. A hop that cannot be read ends the walk at the last address
+/// that was vouched for.
+pub fn client_addr(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let mut client = peer.to_canonical();
+    if !is_trusted(client, trusted) {
+        return client;
+    }
+    let lines: Vec<&HeaderValue> = headers.get_all(&X_FORWARDED_FOR).iter().collect();
+    for line in lines.iter().rev() {
+        let Ok(line) = line.to_str() else { return client };
+        for hop in line.rsplit(',') {
+            let Some(address) = parse_hop(hop.trim()) else { return client };
+            client = address;
+            if !is_trusted(client, trusted) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// `X-Forwarded-For`, the de-facto list of hops.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// One hop: an address, in brackets or not, with or without a port.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    hop.parse::<IpAddr>()
+        .ok()
+        .or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+        .map(|address| address.to_canonical())
+}
+
+/// A body error can come out of code that has none.
+impl From<Infallible> for BodyError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_header_that_must_be_single_is_refused_when_it_is_not() {
+        let two = headers(&[("authorization", "a"), ("authorization", "a")]);
+        assert_eq!(single(&two, &header::AUTHORIZATION), Err(Ambiguous(header::AUTHORIZATION)));
+        assert_eq!(single(&two, &header::HOST), Ok(None));
+    }
+
+    #[test]
+    fn forwarded_for_is_believed_from_trusted_peers_only_and_right_to_left() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let addr = |peer: &str, line: &'static str| {
+            client_addr(peer.parse().unwrap(), &headers(&[("x-forwarded-for", line)]), &trusted).to_string()
+        };
+        assert_eq!(addr("192.0.2.1", "203.0.113.9"), "192.0.2.1", "an untrusted peer is the client");
+        assert_eq!(addr("10.0.0.1", "203.0.113.9"), "203.0.113.9");
+        assert_eq!(addr("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.2"), "203.0.113.9");
+        assert_eq!(addr("10.0.0.1", "203.0.113.9, nonsense, 10.0.0.2"), "10.0.0.2", "the walk stops");
+        assert_eq!(addr("10.0.0.1", "[2001:db8::1]:443"), "2001:db8::1");
+        assert_eq!(addr("10.0.0.1", "203.0.113.9:1234"), "203.0.113.9");
+        assert_eq!(addr("::ffff:10.0.0.1", "203.0.113.9"), "203.0.113.9", "mapped addresses are IPv4");
+    }
+
+    #[test]
+    fn several_lines_are_one_list() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let two = headers(&[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.0.0.7")]);
+        assert_eq!(client_addr("10.0.0.1".parse().unwrap(), &two, &trusted).to_string(), "203.0.113.9");
+    }
+}

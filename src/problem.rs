@@ -1,0 +1,216 @@
+//! The one table from failure to answer.
+//!
+//! Whatever goes wrong in a request becomes a [`Problem`], and only this module knows which status,
+//! text and headers the client gets for it (RFC 9457). The exact reason of a refusal stays inside:
+//! it goes to the access line and to a metric label, never into the body.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::http::Body;
+
+/// Declares every code with its status and title, in the order of the contract.
+macro_rules! codes {
+    ($($variant:ident $code:literal $status:ident $title:literal)+) => {
+        /// What the client is told: a stable word that programs act on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $(#[doc = concat!("`", $code, "`: ", $title, ".")] $variant),+
+        }
+
+        impl Code {
+            /// Every code there is.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The code as it stands in the body, in logs and in metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code),+ }
+            }
+
+            /// The HTTP status it comes with.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status),+ }
+            }
+
+            /// A short sentence, the same for every occurrence.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    RequestMalformed "request_malformed" BAD_REQUEST "The request is not valid HTTP"
+    PathAmbiguous "path_ambiguous" BAD_REQUEST "The path can be read in more than one way"
+    HeaderAmbiguous "header_ambiguous" BAD_REQUEST "A header or credential is there more than once"
+    BodyInvalid "body_invalid" BAD_REQUEST "The body is not what this route takes"
+    CodeMismatch "code_mismatch" BAD_REQUEST "The code is not right"
+    CodeExpired "code_expired" BAD_REQUEST "The code is no longer valid"
+    PasswordRejected "password_rejected" BAD_REQUEST "The password does not meet the policy"
+    ChallengeInvalid "challenge_invalid" BAD_REQUEST "The answer does not fit the challenge"
+    TokenMissing "token_missing" UNAUTHORIZED "A token is required"
+    TokenInvalid "token_invalid" UNAUTHORIZED "The token is not accepted"
+    TokenExpired "token_expired" UNAUTHORIZED "The token has expired"
+    TokenRevoked "token_revoked" UNAUTHORIZED "The token has been revoked"
+    CredentialsInvalid "credentials_invalid" UNAUTHORIZED "The username or the password is not right"
+    SessionExpired "session_expired" UNAUTHORIZED "The sign-in has to start again"
+    AccessDenied "access_denied" FORBIDDEN "The token does not give access to this"
+    OriginDenied "origin_denied" FORBIDDEN "This origin may not send that request"
+    ClaimUnrepresentable "claim_unrepresentable" FORBIDDEN "A claim cannot be passed on safely"
+    AccountUnconfirmed "account_unconfirmed" FORBIDDEN "The account has to be confirmed first"
+    PasswordResetRequired "password_reset_required" FORBIDDEN "The password has to be reset first"
+    RouteUnknown "route_unknown" NOT_FOUND "There is nothing here"
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The method is not allowed here"
+    RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request took too long to arrive"
+    UserExists "user_exists" CONFLICT "The username is taken"
+    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large"
+    TargetTooLong "target_too_long" URI_TOO_LONG "The request target is too long"
+    MediaTypeUnsupported "media_type_unsupported" UNSUPPORTED_MEDIA_TYPE "The body has a type that is not read here"
+    Misdirected "misdirected" MISDIRECTED_REQUEST "The request came over the wrong connection"
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests"
+    HeadTooLarge "head_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE "The request head is too large"
+    UpstreamUnreachable "upstream_unreachable" BAD_GATEWAY "The upstream cannot be reached"
+    UpstreamInvalid "upstream_invalid" BAD_GATEWAY "The upstream's answer is not valid"
+    ProviderError "provider_error" BAD_GATEWAY "The user pool failed"
+    KeysUnavailable "keys_unavailable" SERVICE_UNAVAILABLE "The keys to verify this token cannot be had"
+    StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The shared store cannot be reached"
+    UpstreamUnavailable "upstream_unavailable" SERVICE_UNAVAILABLE "No server of the upstream is in use"
+    ProviderThrottled "provider_throttled" SERVICE_UNAVAILABLE "The user pool asks to slow down"
+    Draining "draining" SERVICE_UNAVAILABLE "The gateway takes no further requests"
+    UpstreamTimeout "upstream_timeout" GATEWAY_TIMEOUT "The upstream took too long"
+    ProviderTimeout "provider_timeout" GATEWAY_TIMEOUT "The user pool took too long"
+    Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong inside the gateway"
+}
+
+/// A failure on its way to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What the client is told.
+    pub code: Code,
+    /// A sentence for the person who reads the answer. Never a secret, never an exact reason for
+    /// refusing a credential.
+    pub detail: Cow<'static, str>,
+    /// The exact reason, for the access line and metrics only.
+    pub reason: Cow<'static, str>,
+    /// When it makes sense to try again.
+    pub retry_after: Option<Duration>,
+    /// The methods that are allowed, for 405.
+    pub allow: Option<String>,
+    /// The connection cannot be used for another request.
+    pub close: bool,
+}
+
+impl From<Code> for Problem {
+    fn from(code: Code) -> Self {
+        Self {
+            code,
+            detail: Cow::Borrowed(code.title()),
+            reason: Cow::Borrowed(code.as_str()),
+            retry_after: None,
+            allow: None,
+            close: false,
+        }
+    }
+}
+
+impl Problem {
+    /// A problem with its own sentence for the client.
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { detail: detail.into(), ..Self::from(code) }
+    }
+
+    /// The same with the exact reason, for operators.
+    #[must_use]
+    pub fn because(self, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: reason.into(), ..self }
+    }
+
+    /// The same with a `Retry-After`.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    /// The answer: `application/problem+json` per RFC 9457, with the headers that the code calls for.
+    pub fn response(&self, request_id: &str) -> Response<Body> {
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.code.title(),
+            "status": self.code.status().as_u16(),
+            "code": self.code.as_str(),
+            "detail": self.detail,
+            "request_id": request_id,
+        });
+        let mut response = Response::new(Body::from(Bytes::from(body.to_string())));
+        *response.status_mut() = self.code.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = self.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        if let Some(allow) = self.allow.as_deref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
+            headers.insert(header::ALLOW, allow);
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// `WWW-Authenticate` of a 401 (RFC 6750 §3): what is wrong is said only when a token was sent.
+    fn challenge(&self) -> Option<HeaderValue> {
+        if self.code.status() != StatusCode::UNAUTHORIZED {
+            return None;
+        }
+        Some(HeaderValue::from_static(match self.code {
+            Code::TokenInvalid => {
+                r#"Bearer realm="portcullis", error="invalid_token", error_description="The token is not accepted""#
+            }
+            Code::TokenExpired => {
+                r#"Bearer realm="portcullis", error="invalid_token", error_description="The token has expired""#
+            }
+            Code::TokenRevoked => {
+                r#"Bearer realm="portcullis", error="invalid_token", error_description="The token has been revoked""#
+            }
+            _ => r#"Bearer realm="portcullis""#,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::first;
+
+    #[test]
+    fn every_401_names_the_realm_and_only_sent_tokens_get_an_error() {
+        for code in Code::ALL.iter().filter(|code| code.status() == StatusCode::UNAUTHORIZED) {
+            let response = Problem::from(*code).response("r");
+            let challenge = first(response.headers(), &header::WWW_AUTHENTICATE).unwrap().to_str().unwrap();
+            assert!(challenge.starts_with(r#"Bearer realm="portcullis""#), "{challenge}");
+            let token_was_sent = matches!(code, Code::TokenInvalid | Code::TokenExpired | Code::TokenRevoked);
+            assert_eq!(challenge.contains("invalid_token"), token_was_sent, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_has_the_members_of_the_contract_and_no_reason() {
+        let problem = Problem::from(Code::TokenInvalid).because("signature");
+        let response = problem.response("abc");
+        let Body::Full(bytes) = response.into_body() else { panic!("a problem has a body") };
+        let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        for member in ["type", "title", "status", "code", "detail", "request_id"] {
+            assert!(body.get(member).is_some(), "{member}");
+        }
+        assert!(!body.to_string().contains("signature"));
+    }
+}

@@ -1,0 +1,192 @@
+//! The metrics of the contract, in one registry.
+//!
+//! Counters on the hot path are resolved once (when a snapshot is built) and held; everybody else
+//! looks a label set up in its family. No label is ever text that a stranger chose.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// A counter.
+pub type Count = Counter<u64, AtomicU64>;
+/// A gauge of whole numbers.
+pub type Level = Gauge<i64, AtomicI64>;
+/// Histograms by label set.
+pub type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Declares a label set with text values.
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident),+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+        pub struct $name {
+            $(#[doc = concat!("`", stringify!($field), "`")] pub $field: Arc<str>),+
+        }
+        impl $name {
+            /// A label set from its values, in the order of the fields.
+            pub fn new($($field: impl Into<Arc<str>>),+) -> Self {
+                Self { $($field: $field.into()),+ }
+            }
+        }
+    )+};
+}
+
+labels! {
+    /// Requests by route and status code.
+    RouteCode { route, code }
+    /// By route.
+    Route { route }
+    /// By listener.
+    Listener { listener }
+    /// Authentication by outcome (`anonymous`, `accepted`, `refused`, `denied`) and exact reason.
+    Auth { outcome, reason }
+    /// By outcome alone.
+    Outcome { outcome }
+    /// Key-set fetches.
+    PoolOutcome { pool, outcome }
+    /// By user pool.
+    Pool { pool }
+    /// Exchanges with one server of an upstream.
+    ServerCode { upstream, server, code }
+    /// By upstream.
+    Upstream { upstream }
+    /// By server of an upstream.
+    Server { upstream, server }
+    /// Connections to one server by state (`idle`, `active`).
+    ServerState { upstream, server, state }
+    /// Calls to a user pool.
+    Provider { pool, operation, outcome }
+    /// By Cognito operation.
+    Operation { operation }
+    /// By kind of revocation.
+    Kind { kind }
+}
+
+/// Every metric, by the name it has after the prefix `portcullis_`.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names are the contract's; their help texts stand in `Metrics::new`")]
+pub struct Metrics {
+    registry: Registry,
+    pub requests: Family<RouteCode, Count>,
+    pub request_seconds: Histograms<Route>,
+    pub requests_in_flight: Level,
+    pub connections: Family<Listener, Level>,
+    pub auth: Family<Auth, Count>,
+    pub token_cache: Family<Outcome, Count>,
+    pub jwks_fetch: Family<PoolOutcome, Count>,
+    pub jwks_age_seconds: Family<Pool, Level>,
+    pub jwks_keys: Family<Pool, Level>,
+    pub upstream_requests: Family<ServerCode, Count>,
+    pub upstream_seconds: Histograms<Upstream>,
+    pub upstream_healthy: Family<Server, Level>,
+    pub upstream_connections: Family<ServerState, Level>,
+    pub retries: Family<Upstream, Count>,
+    pub provider_requests: Family<Provider, Count>,
+    pub provider_seconds: Histograms<Operation>,
+    pub revocations: Family<Kind, Level>,
+    pub config_generation: Level,
+    pub access_log_dropped: Count,
+    pub panics: Count,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("portcullis");
+        let build = vec![("version", env!("CARGO_PKG_VERSION"))];
+        registry.register("build", "What is running", Info::new(build));
+        macro_rules! register {
+            ($name:literal, $help:literal, $metric:expr) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        Self {
+            requests: register!("requests", "Requests answered, by route and status", Family::default()),
+            request_seconds: register!(
+                "request_seconds",
+                "Seconds from the end of a request's head to the last byte of its answer",
+                Histograms::new_with_constructor(seconds)
+            ),
+            requests_in_flight: register!("requests_in_flight", "Requests being answered", Level::default()),
+            connections: register!("connections", "Open client connections", Family::default()),
+            auth: register!("auth", "Decisions on credentials, with the exact reason", Family::default()),
+            token_cache: register!("token_cache", "Look-ups of verified tokens", Family::default()),
+            jwks_fetch: register!("jwks_fetch", "Fetches of a key set", Family::default()),
+            jwks_age_seconds: register!("jwks_age_seconds", "Seconds since a key set was confirmed", Family::default()),
+            jwks_keys: register!("jwks_keys", "Usable keys in a key set", Family::default()),
+            upstream_requests: register!("upstream_requests", "Exchanges with upstream servers", Family::default()),
+            upstream_seconds: register!(
+                "upstream_seconds",
+                "Seconds to an upstream's response head",
+                Histograms::new_with_constructor(seconds)
+            ),
+            upstream_healthy: register!("upstream_healthy", "1 while a server is in use", Family::default()),
+            upstream_connections: register!(
+                "upstream_connections",
+                "Connections to upstream servers",
+                Family::default()
+            ),
+            retries: register!("retries", "Exchanges that were tried again", Family::default()),
+            provider_requests: register!("provider_requests", "Calls to a user pool", Family::default()),
+            provider_seconds: register!(
+                "provider_seconds",
+                "Seconds a call to a user pool took",
+                Histograms::new_with_constructor(seconds)
+            ),
+            revocations: register!("revocations", "Revocations in force", Family::default()),
+            config_generation: register!("config_generation", "Number of the configuration in force", Level::default()),
+            access_log_dropped: register!(
+                "access_log_dropped",
+                "Access lines lost because the writer was behind",
+                Count::default()
+            ),
+            panics: register!("panics", "Requests that ended in a panic", Count::default()),
+            registry,
+        }
+    }
+
+    /// The OpenMetrics text that `GET /metrics` answers with.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ok = encode(&mut text, &self.registry).is_ok();
+        text
+    }
+}
+
+/// Buckets from half a millisecond to a minute.
+fn seconds() -> Histogram {
+    Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let metrics = Metrics::new();
+        metrics.requests.get_or_create(&RouteCode::new("/api/*", "200")).inc();
+        metrics.jwks_age_seconds.get_or_create(&Pool::new("main")).set(3);
+        let text = metrics.text();
+        assert!(text.contains("portcullis_requests_total{route=\"/api/*\",code=\"200\"} 1"), "{text}");
+        assert!(text.contains("portcullis_jwks_age_seconds{pool=\"main\"} 3"), "{text}");
+        assert!(text.contains("portcullis_build_info{version="), "{text}");
+    }
+}
