@@ -250,7 +250,7 @@ mod tests {
         let parse = |text: &str| TraceContext::parse(text.as_bytes()).unwrap_err();
         let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
         assert_eq!(parse(""), Invalid::Malformed);
-        assert_eq!(parse(&EXAMPLE[..54]), Invalid::Malformed);
+        assert_eq!(parse(EXAMPLE.trim_end_matches('1')), Invalid::Malformed);
         assert_eq!(parse(&format!("{EXAMPLE}-")), Invalid::Malformed, "version 00 ends after the flags");
         assert_eq!(parse(&format!("01-{trace}-{span}-01x")), Invalid::Malformed);
         assert_eq!(parse(&EXAMPLE.to_uppercase()), Invalid::Malformed);
@@ -300,10 +300,10 @@ mod tests {
 
         #[test]
         fn no_bytes_make_the_parser_stumble(bytes: Vec<u8>, tail in "[0-9a-f-]{50,60}") {
-            let _ = TraceContext::parse(&bytes).is_ok();
-            if let Ok(context) = TraceContext::parse(tail.as_bytes()) {
-                let again = context.header_value();
-                prop_assert_eq!(TraceContext::parse(again.as_bytes()), Ok(context));
+            for bytes in [bytes.as_slice(), tail.as_bytes()] {
+                if let Ok(context) = TraceContext::parse(bytes) {
+                    prop_assert_eq!(TraceContext::parse(context.header_value().as_bytes()), Ok(context));
+                }
             }
         }
     }
