@@ -1,1 +1,3 @@
-//! To come.
+//! The client of Amazon Cognito's user pool API, and what both of its ends share.
+
+pub mod srp;
