@@ -10,7 +10,7 @@
 
 use aws_lc_rs::{digest, hmac};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use crypto_bigint::modular::ConstMontyForm;
 use crypto_bigint::{U256, U512, U1536, U3072, const_monty_params};
 
@@ -348,11 +348,17 @@ fn prove(
     secret_block: &str,
     timestamp: &str,
 ) -> Result<[u8; 32], Error> {
-    let secret_block = STANDARD.decode(secret_block).map_err(|_| Error::Malformed("SECRET_BLOCK"))?;
+    let secret_block = decode_lenient(secret_block).ok_or(Error::Malformed("SECRET_BLOCK"))?;
     let pseudorandom = authenticate(&scrambler.padded(), &[&Number::from(shared).padded()]);
     let block = authenticate(&pseudorandom, &[b"Caldera Derived Key", &[1]]);
     let (key, _rest) = block.split_at(16);
     Ok(authenticate(key, &[who.pool_name.as_bytes(), who.user_id.as_bytes(), &secret_block, timestamp.as_bytes()]))
+}
+
+/// Base64 of either alphabet, with or without padding, as the browsers' clients read it.
+fn decode_lenient(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim_end_matches('=').replace('+', "-").replace('/', "_");
+    URL_SAFE_NO_PAD.decode(text).ok()
 }
 
 /// `base^exponent`, in a time that depends only on `length`, the bytes of the exponent.
