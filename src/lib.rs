@@ -36,9 +36,10 @@ pub mod auth;
 // 8: the request, on one page.
 pub mod gateway;
 
-// 9: the operator's listener, and the wiring.
+// 9: the operator's listener, the wiring, and the commands.
 pub mod admin;
 pub mod app;
+pub mod cli;
 
 // Aside: the embedded user pool. Only `app` and the command line know it.
 #[cfg(feature = "devpool")]

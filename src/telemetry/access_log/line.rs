@@ -1,0 +1,282 @@
+//! One record as a line of bytes: JSON for machines, text for terminals.
+//!
+//! No value can end the line or reach a terminal as a control sequence: both forms escape control
+//! characters, and long values are cut.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Version;
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+use super::{Record, counted};
+
+/// Bytes of a value that a stranger chose, at most; what is longer ends in `…`.
+const LONGEST: usize = 1024;
+
+thread_local! {
+    /// Reused, so that a line costs no allocation.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Gives the record's line, with its line feed, to `take`. `None` when there is no line: on a
+/// thread that is ending.
+pub(super) fn with<T>(
+    record: &Record,
+    (status, reason): (u16, Option<&str>),
+    elapsed: Duration,
+    text: bool,
+    take: impl FnOnce(&[u8]) -> T,
+) -> Option<T> {
+    let line = Line {
+        time: &record.time.rfc3339_bytes(),
+        request_id: record.request_id.as_str(),
+        trace_id: &record.trace.trace_id().digits(),
+        client: record.client,
+        method: record.method.as_str(),
+        host: record.host.as_ref().map(|host| shown(host.as_bytes())),
+        path: shown(record.path.as_str().as_bytes()),
+        route: record.route.as_ref().map(|route| &**route.label()),
+        status,
+        code: record.code,
+        reason: reason.map(|reason| shown(reason.as_bytes())),
+        subject: record.subject.as_ref().map(|subject| shown(subject.as_bytes())),
+        pool: record.pool.as_deref(),
+        bytes_in: counted(record.bytes_in.as_ref()),
+        bytes_out: record.bytes_out,
+        duration_ms: millis(elapsed),
+        first_byte_ms: record.first_byte.map(millis),
+        upstream: record.upstream.as_deref(),
+        server: record.server.as_deref(),
+        retries: record.retries,
+        tls: record.tls,
+        protocol: protocol(record.version),
+    };
+    BUFFER
+        .try_with(|buffer| {
+            let mut buffer = buffer.try_borrow_mut().ok()?;
+            buffer.clear();
+            let written = if text { line.write_text(&mut buffer) } else { line.write_json(&mut buffer) };
+            written.ok()?;
+            buffer.push(b'\n');
+            Some(take(&buffer))
+        })
+        .ok()?
+}
+
+/// The fields, in the order of `docs/LOGGING.md`. What does not apply is left out.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(serialize_with = "ascii")]
+    time: &'a [u8],
+    request_id: &'a str,
+    #[serde(serialize_with = "ascii")]
+    trace_id: &'a [u8],
+    client: IpAddr,
+    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<Cow<'a, str>>,
+    path: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<&'a str>,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<&'a str>,
+    protocol: &'a str,
+}
+
+impl Line<'_> {
+    fn write_json(&self, buffer: &mut Vec<u8>) -> io::Result<()> {
+        Ok(self.serialize(&mut Serializer::with_formatter(buffer, Printable))?)
+    }
+
+    /// `time client method host path status duration`, then the rest as `name=value`.
+    fn write_text(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        out.extend_from_slice(self.time);
+        let host = self.host.as_deref().unwrap_or("-").escape_debug();
+        let (method, path) = (self.method.escape_debug(), self.path.escape_debug());
+        write!(out, " {} {method} {host} {path} {} {:.3}ms", self.client, self.status, self.duration_ms)?;
+        let mut word = |name: &str, value: Option<&str>| match value {
+            Some(value) if value.contains([' ', '"', '=']) || value.is_empty() => write!(out, " {name}={value:?}"),
+            Some(value) => write!(out, " {name}={}", value.escape_debug()),
+            None => Ok(()),
+        };
+        word("code", self.code)?;
+        word("reason", self.reason.as_deref())?;
+        word("subject", self.subject.as_deref())?;
+        word("pool", self.pool)?;
+        word("route", self.route)?;
+        word("upstream", self.upstream)?;
+        word("server", self.server)?;
+        write!(out, " in={} out={}", self.bytes_in, self.bytes_out)?;
+        if let Some(first_byte) = self.first_byte_ms {
+            write!(out, " first_byte={first_byte:.3}ms")?;
+        }
+        if self.retries > 0 {
+            write!(out, " retries={}", self.retries)?;
+        }
+        if let Some(tls) = self.tls {
+            write!(out, " tls={tls}")?;
+        }
+        write!(out, " {} id={} trace=", self.protocol, self.request_id)?;
+        out.extend_from_slice(self.trace_id);
+        Ok(())
+    }
+}
+
+/// serde_json's compact form, which escapes only what JSON demands, with the other characters
+/// escaped as well that a terminal or a log reader takes for a control or for the end of a line.
+struct Printable;
+
+impl Formatter for Printable {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+            return out.write_all(fragment.as_bytes());
+        }
+        for character in fragment.chars() {
+            if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}') {
+                write!(out, "\\u{:04x}", u32::from(character))?;
+            } else {
+                out.write_all(character.encode_utf8(&mut [0; 4]).as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text from outside, of a length that a log can bear.
+fn shown(bytes: &[u8]) -> Cow<'_, str> {
+    match bytes.get(..LONGEST) {
+        Some(start) if bytes.len() > LONGEST => {
+            let mut text = String::from_utf8_lossy(start).into_owned();
+            // The cut may have gone through a character.
+            text.truncate(text.trim_end_matches('\u{fffd}').len());
+            text.push('…');
+            Cow::Owned(text)
+        }
+        _ => String::from_utf8_lossy(bytes),
+    }
+}
+
+/// Milliseconds to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn ascii<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(std::str::from_utf8(bytes).unwrap_or_default())
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Request, Uri};
+    use proptest::prelude::*;
+
+    use super::super::{AccessLog, Path};
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn record() -> Record {
+        let (log, _) = AccessLog::collect();
+        let request = Request::get("/a?b").header("host", "app.example.com").body(()).unwrap();
+        Record::begin(&log, Timestamp::from_seconds(1_767_582_249), [192, 0, 2, 7].into(), &request)
+    }
+
+    fn line(record: &Record, text: bool) -> String {
+        let elapsed = Duration::from_micros(1234);
+        with(record, (200, record.reason.as_deref()), elapsed, text, |line| String::from_utf8(line.to_vec()).unwrap())
+            .unwrap()
+    }
+
+    #[test]
+    fn text_lines_read_from_left_to_right() {
+        let mut record = record();
+        record.subject = Some("1f0c".into());
+        record.reason = Some("the group is missing".into());
+        let (request_id, trace_id) = (record.request_id, record.trace.trace_id());
+        assert_eq!(
+            line(&record, true),
+            format!(
+                "2026-01-05T03:04:09.000Z 192.0.2.7 GET app.example.com /a 200 1.234ms \
+                 reason=\"the group is missing\" subject=1f0c in=0 out=0 HTTP/1.1 id={request_id} trace={trace_id}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn nothing_can_forge_a_second_line() {
+        let attack = "x\n{\"status\":200}\r\u{85}\u{2028}\u{1b}[2J\u{9b}2J\u{202e}\u{7f}\"";
+        let mut record = record();
+        record.subject = Some(attack.into());
+        record.reason = Some(attack.into());
+        record.host = Some(HeaderValue::from_bytes(b"a\xff\xc2\x85\xc2\x9bb").unwrap());
+        let (json, text) = (line(&record, false), line(&record, true));
+        for line in [&json, &text] {
+            let inner = line.strip_suffix('\n').unwrap();
+            assert!(!inner.contains(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{202e}'), "{inner:?}");
+        }
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["subject"], attack, "and JSON still says what it was");
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        let mut record = record();
+        let long = "/".to_owned() + &"é".repeat(5000);
+        record.subject = Some(long.as_str().into());
+        record.path = Path::from(&Uri::try_from("/".to_owned() + &"a".repeat(5000)).unwrap());
+        let value: serde_json::Value = serde_json::from_str(&line(&record, false)).unwrap();
+        assert_eq!(value["path"].as_str().unwrap().len(), LONGEST + '…'.len_utf8());
+        assert_eq!(value["subject"], "/".to_owned() + &"é".repeat(511) + "…", "not through a character");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_stays_on_its_line_and_comes_back(text: String) {
+            prop_assume!(text.len() <= LONGEST);
+            let mut record = record();
+            record.subject = Some(text.as_str().into());
+            let json = line(&record, false);
+            prop_assert_eq!(json.matches(char::is_control).count(), 1);
+            let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(&value["subject"], &text);
+            prop_assert_eq!(line(&record, true).matches(char::is_control).count(), 1);
+        }
+    }
+}
