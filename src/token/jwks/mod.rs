@@ -15,8 +15,8 @@
 //!    the set for everybody, which is why a flood cannot hide a real rotation for longer than one
 //!    refill. No `kid` that a stranger made up is remembered.
 //! 3. The deadline comes first (the bucket is empty, or the endpoint slow): *unknown* if a fetch
-//!    succeeded within the last `cooldown`, because a set that young is all there is to know;
-//!    otherwise *unavailable*.
+//!    succeeded within the last `cooldown` (before the fetch under way began, if there is one), because
+//!    a set that young is all there is to know; otherwise *unavailable*.
 //!
 //! A set whose last confirmation is older than `stale` has no keys at all: it does not fail open.
 
@@ -42,6 +42,9 @@ use self::owner::{Owner, Progress};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::telemetry::metrics::Metrics;
+
+/// A timer of the owner may fire this late without a healthy endpoint looking like a failing one.
+const LATE_TIMER: Duration = Duration::from_millis(100);
 
 /// A handle on the keys of one pool. Clones share them; when the last one is dropped, the
 /// background task ends.
@@ -184,6 +187,9 @@ impl KeySet {
             if started == finished {
                 self.want(started + 1);
             }
+            if wait.is_zero() {
+                return Err(self.undecided());
+            }
             match timeout_at(deadline, progress.changed()).await {
                 Ok(Ok(())) => {}
                 // The deadline, or a runtime that is shutting down.
@@ -201,11 +207,13 @@ impl KeySet {
         });
     }
 
-    /// Rule 3.
+    /// Rule 3. What counts is how old the set was when the fetch under way began: as long as requests
+    /// keep the bucket empty, that is never more than `cooldown`.
     fn undecided(&self) -> NoKey {
         let fetched = self.handle.keys.snapshot.load().confirmed.and_then(|confirmed| confirmed.fetched);
+        let seen = self.handle.progress.borrow().under_way.unwrap_or_else(Instant::now);
         match fetched {
-            Some(fetched) if fetched.elapsed() <= self.handle.cooldown => NoKey::Unknown,
+            Some(fetched) if seen.duration_since(fetched) <= self.handle.cooldown + LATE_TIMER => NoKey::Unknown,
             _ => NoKey::Unavailable,
         }
     }

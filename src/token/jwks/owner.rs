@@ -30,6 +30,8 @@ pub(super) struct Progress {
     pub(super) started: u64,
     /// Fetches ended so far; one less while one is under way.
     pub(super) finished: u64,
+    /// When the one under way began. `None`: there is none.
+    pub(super) under_way: Option<Instant>,
     /// Why the last one that ended failed, if it did.
     pub(super) error: Option<Arc<str>>,
 }
@@ -107,9 +109,13 @@ impl Owner {
 
     /// One fetch, from its beginning to the report of how it ended.
     async fn attempt(&mut self, fetch: impl Future<Output = Result<Bytes, FetchError>>) -> Result<(), Abandoned> {
-        self.bucket.take(Instant::now());
+        let now = Instant::now();
+        self.bucket.take(now);
         self.started += 1;
-        self.progress.send_modify(|progress| progress.started = self.started);
+        self.progress.send_modify(|progress| {
+            progress.started = self.started;
+            progress.under_way = Some(now);
+        });
         let fetched = select! {
             fetched = fetch => fetched,
             Abandoned = abandoned(&mut self.wanted) => return Err(Abandoned),
@@ -164,6 +170,7 @@ impl Owner {
         self.succeeded |= error.is_none();
         self.progress.send_modify(|progress| {
             progress.finished = self.started;
+            progress.under_way = None;
             progress.error = error.map(Arc::from);
         });
     }
