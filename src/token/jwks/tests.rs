@@ -264,6 +264,13 @@ async fn at_the_deadline_the_youth_of_the_set_decides() {
     assert_eq!(asked.elapsed(), WAIT);
     running.pass(6 * cooldown).await;
     assert_eq!(running.reason("k2", Duration::ZERO).await, NoKey::Unavailable);
+
+    running.pass(6 * cooldown).await;
+    endpoint.delay(Duration::ZERO);
+    assert_eq!(running.reason("k2", WAIT).await, NoKey::Unknown);
+    running.pass(cooldown - SECOND).await;
+    endpoint.delay(Duration::from_secs(9));
+    assert_eq!(running.reason("k2", WAIT).await, NoKey::Unknown, "the set was young when the fetch began");
 }
 
 #[tokio::test(start_paused = true)]
