@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::document::{self, Document};
 use super::fetch::FetchError;
-use super::{Confirmed, Keys, Source, disk};
+use super::keys::{Confirmed, Keys};
+use super::{Source, disk};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Pool;
 use crate::secret;
@@ -222,7 +223,7 @@ impl Owner {
     }
 
     fn show_age(&self) {
-        let confirmed = self.keys.snapshot.load().confirmed;
+        let confirmed = self.keys.snapshot().confirmed;
         if let Some(confirmed) = confirmed {
             let age = self.clock.now().since(confirmed.at).as_secs();
             let label = metrics::Pool::new(self.pool.name.clone());

@@ -2,7 +2,7 @@
 //! minutes here takes none to test, and happens in the same order every time.
 
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::StatusCode;
