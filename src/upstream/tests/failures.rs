@@ -197,6 +197,33 @@ fn an_answer_that_stands_still_is_given_up() {
 }
 
 #[test]
+fn an_answer_may_stand_still_while_the_upload_moves() {
+    on_worker(async {
+        let script = Script::new();
+        let mut gate = Gate::to(&script);
+        gate.body_stall = Duration::from_millis(200);
+        let (client, body) = Sent::open(None);
+        client.send(data("first")).unwrap();
+        let (answer, mut wire) = tokio::join!(gate.forward(request(Method::POST, &[], body)), async {
+            let mut wire = script.accept().await;
+            wire.until("first").await;
+            wire.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await;
+            wire
+        });
+        let upload = async {
+            for _ in 0..8 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                client.send(data("more")).unwrap();
+                wire.until("more").await;
+            }
+            wire.write("hi").await;
+        };
+        let (body, ()) = tokio::join!(text(answer.unwrap()), upload);
+        assert_eq!(body, "hi");
+    });
+}
+
+#[test]
 fn nobody_listens() {
     on_worker(async {
         let script = Script::new();

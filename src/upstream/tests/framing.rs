@@ -78,6 +78,16 @@ fn a_body_of_unknown_length_is_chunked_for_every_method() {
 }
 
 #[test]
+fn a_request_of_an_http_1_0_client_goes_on_as_1_1() {
+    on_worker(async {
+        let mut old = request(Method::POST, &[], Sent::of([data("hello")]));
+        *old.version_mut() = http::Version::HTTP_10;
+        let seen = received(old, "0\r\n\r\n").await;
+        assert!(seen.starts_with("POST /x?y=1 HTTP/1.1\r\ntransfer-encoding: chunked\r\n"), "{seen}");
+    });
+}
+
+#[test]
 fn trailers_pass_both_ways_without_those_that_may_not() {
     on_worker(async {
         let script = Script::new();

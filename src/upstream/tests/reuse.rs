@@ -124,6 +124,22 @@ fn a_connection_that_the_server_closed_is_not_used() {
 }
 
 #[test]
+fn a_connection_whose_task_is_gone_is_not_used() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let mut wire = first_exchange(&gate, &script).await;
+        let server = gate.connections.servers(&gate.upstream)[0].clone();
+        let link = server.take_idle(tokio::time::Instant::now()).unwrap();
+        link.driver.abort();
+        super::super::connections::Claim::new(&server).settle(link, Duration::from_secs(60));
+        wire.closed().await;
+        first_exchange(&gate, &script).await;
+        assert_eq!(gate.timing.borrow().retries, 0);
+    });
+}
+
+#[test]
 fn early_bytes_on_an_idle_connection_end_it() {
     on_worker(async {
         let script = Script::new();
@@ -269,6 +285,7 @@ fn connections_live_on_when_the_upstream_is_built_anew() {
         let mut config = gate.upstream.config().clone();
         config.servers = Servers::Http(vec![other.endpoint()]);
         let elsewhere = Arc::new(Upstream::new(Arc::new(config.clone()), &gate.metrics).unwrap());
+        // A request in flight may still hold the one before.
         let before = std::mem::replace(&mut gate.upstream, elsewhere);
         first_exchange(&gate, &other).await;
 
@@ -279,5 +296,10 @@ fn connections_live_on_when_the_upstream_is_built_anew() {
         let link = servers[1].take_idle(tokio::time::Instant::now()).expect("the first connection is still there");
         drop(link);
         wire.closed().await;
+
+        drop(before);
+        gate.upstream = Arc::new(Upstream::new(Arc::new(gate.upstream.config().clone()), &gate.metrics).unwrap());
+        gate.connections.servers(&gate.upstream);
+        assert_eq!(format!("{:?}", gate.connections), "Connections { upstreams: 1, .. }");
     });
 }
