@@ -57,7 +57,7 @@ impl<B> std::fmt::Debug for Connections<B> {
 
 impl<B> Connections<B> {
     /// No connections yet. They belong to the thread's `LocalRuntime` (or `LocalSet`), on which
-    /// [`super::forward`] spawns them.
+    /// [`super::forward()`] spawns them.
     pub fn new() -> Self {
         Self { known: RefCell::default(), random: Cell::new(u64::from_ne_bytes(secret::random())) }
     }

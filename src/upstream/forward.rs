@@ -56,8 +56,9 @@ where
     };
     let servers = connections.servers(upstream);
     let mut only_new = false;
+    let mut now = started;
     loop {
-        let index = connections.pick(&servers, Instant::now()).ok_or(Error::NoServer)?;
+        let index = connections.pick(&servers, now).ok_or(Error::NoServer)?;
         let (Some(server), Some(backend)) = (servers.get(index), backends.get(index)) else {
             return Err(Error::NoServer);
         };
@@ -65,7 +66,7 @@ where
         request.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &backend.host));
 
         let claim = Claim::new(server);
-        let outcome = match link(server, backend, upstream, only_new).await {
+        let outcome = match link(server, backend, upstream, (!only_new).then_some(now)).await {
             Ok(link) => send(link, request, upstream, &exchange).await,
             // Where no other server could be picked, trying again at once would only fail again.
             Err(error) if servers.len() > 1 => Outcome::Unsent(request, error),
@@ -90,7 +91,9 @@ where
                 timing.retries += 1;
                 upstream.retries.inc();
                 request = same;
-                only_new = true;
+                // When one kept connection was dead, the others may be as well.
+                only_new = !matches!(error, Error::Connect(_));
+                now = Instant::now();
                 continue;
             }
             Outcome::Unsent(_, error) | Outcome::Failed(error) => error,
@@ -100,19 +103,17 @@ where
     }
 }
 
-/// A kept connection, or a new one. When a kept one just turned out to be dead, the others may be
-/// as well.
+/// A connection that was kept until now, if one may be used and there is one, or else a new one.
 async fn link<B>(
     server: &Rc<Server<B>>,
     backend: &Backend,
     upstream: &Upstream,
-    only_new: bool,
+    kept_until: Option<Instant>,
 ) -> Result<Link<B>, Error>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
 {
-    let kept = if only_new { None } else { server.take_idle(Instant::now()) };
-    match kept {
+    match kept_until.and_then(|now| server.take_idle(now)) {
         Some(link) => Ok(link),
         None => connect(server, backend, upstream.config.connect).await,
     }

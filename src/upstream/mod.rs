@@ -1,6 +1,6 @@
 //! Upstreams: from a vetted request to the answer of a backend.
 //!
-//! [`forward`] is one exchange. It picks a server (`balance`), takes a kept connection or makes one
+//! [`forward()`] is one exchange. It picks a server (`balance`), takes a kept connection or makes one
 //! (`connections`, `connect`), frames the request anew (`request`), waits, cleans the answer
 //! (`response`), and gives the connection back when the answer was read. An [`Upstream`] is shared
 //! and never changes; [`Connections`] belong to one worker thread.
@@ -41,7 +41,7 @@ use tally::Tally;
 /// Whether a header is one that only the gateway sets (the identity headers).
 pub type Managed = Arc<dyn Fn(&HeaderName) -> bool + Send + Sync>;
 
-/// What the caller of [`forward`] knows besides the request.
+/// What the caller of [`forward()`] knows besides the request.
 pub struct Exchange<'a> {
     /// The host that the client asked for, for `host = "preserve"`. `None` (HTTP/1.0 without
     /// `Host`): the server's own name is sent.

@@ -181,3 +181,24 @@ where
         if self.upload.is_none() { SizeHint::with_exact(0) } else { self.body.size_hint() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Sent, headers, on_worker, request, trailer_frame};
+    use super::*;
+
+    #[test]
+    fn managed_trailers_are_dropped_even_when_they_were_announced() {
+        let body = Sent::of([trailer_frame(&[("x-sum", "1"), ("x-auth-subject", "root"), ("content-length", "9")])]);
+        let managed: Managed = std::sync::Arc::new(|name| name.as_str().starts_with("x-auth-"));
+        let exchange = Exchange {
+            host: None,
+            trailers: Trailers::of(&headers(&[("trailer", "x-auth-subject")]), |_| false),
+            managed: &managed,
+            body_stall: Duration::from_secs(1),
+        };
+        let mut body = prepare(request(Method::POST, &[], body), &exchange).into_body();
+        let frame = on_worker(std::future::poll_fn(move |cx| Pin::new(&mut body).poll_frame(cx)));
+        assert_eq!(frame.unwrap().unwrap().into_trailers().unwrap(), headers(&[("x-sum", "1")]));
+    }
+}
