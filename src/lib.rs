@@ -8,6 +8,7 @@
 // 0: things everybody may use. No knowledge of the product.
 pub mod clock;
 pub mod http;
+pub mod json;
 pub mod outbound;
 pub mod secret;
 

@@ -1,1 +1,4 @@
-//! To come.
+//! The request, on one page.
+
+pub mod path;
+pub mod route;
