@@ -1,9 +1,10 @@
 //! The bodies of one exchange, watched: a request body that is counted, bounded and may stall, and
 //! an answer whose end makes the connection idle again.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -18,14 +19,14 @@ use crate::http::BodyError;
 pub struct RequestBody {
     inner: Incoming,
     meter: Rc<Meter>,
-    received: Option<Rc<Cell<u64>>>,
+    received: u64,
     limit: u64,
+    counter: Option<Arc<AtomicU64>>,
 }
 
 impl RequestBody {
     pub(crate) fn new(inner: Incoming, meter: Rc<Meter>) -> Self {
-        let received = (!inner.is_end_stream()).then(Rc::default);
-        Self { inner, meter, received, limit: u64::MAX }
+        Self { inner, meter, received: 0, limit: u64::MAX, counter: None }
     }
 
     /// From here on at most `limit` bytes may come in all.
@@ -33,9 +34,9 @@ impl RequestBody {
         self.limit = limit;
     }
 
-    /// A counter of the bytes that have come; `None` when there is no body.
-    pub fn received(&self) -> Option<Rc<Cell<u64>>> {
-        self.received.clone()
+    /// From here on `counter` says how many bytes have come.
+    pub fn count_into(&mut self, counter: Arc<AtomicU64>) {
+        self.counter = Some(counter);
     }
 }
 
@@ -58,11 +59,12 @@ impl Body for RequestBody {
         let Some(frame) = frame else { return Poll::Ready(None) };
         // Whatever hyper has against the body, it is the client who sent it.
         let frame = frame.map_err(|_broken| BodyError::Client);
-        if let (Ok(frame), Some(received)) = (&frame, &self.received)
-            && let Some(data) = frame.data_ref()
-        {
-            received.set(received.get().saturating_add(data.len() as u64));
-            if received.get() > self.limit {
+        if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
+            self.received = self.received.saturating_add(data.len() as u64);
+            if let Some(counter) = &self.counter {
+                counter.store(self.received, Ordering::Relaxed);
+            }
+            if self.received > self.limit {
                 return Poll::Ready(Some(Err(BodyError::TooLarge)));
             }
         }
