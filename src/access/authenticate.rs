@@ -59,19 +59,21 @@ impl Authenticator {
     /// # Errors
     /// Why the token is not good.
     pub async fn principal(&self, token: &str, now: Timestamp) -> Result<Arc<Principal>, Error> {
-        let principal = match self.cache.get(token) {
-            Some(known) => {
+        let cached = self.cache.get(token).map(|known| (known.verified.still_good(now), known));
+        let principal = match cached {
+            Some((Ok(()), known)) => {
                 self.hits.inc();
-                known.verified.still_good(now)?;
                 known
             }
-            None => {
+            // A key that was withdrawn may be back, and a stale set may be fresh again: ask anew.
+            None | Some((Err(Error::KeysUnavailable | Error::Refused(Reason::UnknownKey)), _)) => {
                 self.misses.inc();
                 let verified = self.verifier.verify(token, now, KEY_WAIT).await?;
                 let principal = Arc::new(self.prepare(verified));
                 self.cache.insert(token, Arc::clone(&principal), PRINCIPAL_BYTES);
                 principal
             }
+            Some((Err(refused), _)) => return Err(refused),
         };
         let claims = principal.verified.claims();
         if self.revoked.is_revoked(claims.jti.as_deref(), claims.origin_jti.as_deref(), now) {
