@@ -63,6 +63,9 @@ impl Diagnostic {
     }
 }
 
+/// Nobody reads more; a file of garbage could have one in every byte.
+const MOST_SHOWN: usize = 100;
+
 /// Everything that was found in one file, sorted by place. As an error it holds at least one mistake.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -91,16 +94,33 @@ impl Report {
         self.render(&Renderer::styled())
     }
 
+    /// The first mistake in one line, for logs: `file:line:col: sentence (and 2 more)`.
+    pub fn summary(&self) -> String {
+        let errors = self.errors();
+        let Some(first) = self.diagnostics.iter().find(|one| one.severity == Severity::Error) else {
+            return format!("{}: no mistakes", self.path.display());
+        };
+        let (line, column) = self.position(first.start());
+        let place = format!("{}:{line}:{column}", self.path.display());
+        let more = if errors > 1 { format!(" (and {} more)", errors - 1) } else { String::new() };
+        format!("{place}: {}{more}", normalize_untrusted_str(&first.title))
+    }
+
     /// 1-based line and column, in characters, of a place in the file.
-    pub fn position(&self, offset: usize) -> (usize, usize) {
+    fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.text.get(..offset.min(self.text.len())).unwrap_or_default();
         let line = before.rsplit('\n').next().unwrap_or_default();
         (before.bytes().filter(|byte| *byte == b'\n').count() + 1, line.chars().count() + 1)
     }
 
     fn render(&self, renderer: &Renderer) -> String {
-        let rendered: Vec<String> = self.diagnostics.iter().map(|one| self.render_one(renderer, one)).collect();
-        rendered.join("\n\n")
+        let mut shown: Vec<String> =
+            self.diagnostics.iter().take(MOST_SHOWN).map(|one| self.render_one(renderer, one)).collect();
+        let left_out = self.diagnostics.len() - shown.len();
+        if left_out > 0 {
+            shown.push(format!("… and {left_out} more"));
+        }
+        shown.join("\n\n")
     }
 
     fn render_one(&self, renderer: &Renderer, diagnostic: &Diagnostic) -> String {
@@ -181,6 +201,7 @@ warning: second
   | ^^^ here";
         assert_eq!(report.to_string(), expected);
         assert_eq!(report.errors(), 1);
+        assert_eq!(report.summary(), "f.toml:1:1: first");
         assert!(report.colored().contains("\u{1b}["));
     }
 

@@ -9,6 +9,7 @@ pub mod file;
 mod mask;
 pub mod path;
 mod section;
+mod sources;
 pub mod validate;
 pub mod values;
 

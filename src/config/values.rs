@@ -277,3 +277,93 @@ fn is_loopback(host: &str) -> bool {
         .parse::<IpAddr>()
         .map_or(host == "localhost" || host.ends_with(".localhost"), |address| address.is_loopback())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn texts_that_are_not_quite_right_are_refused() {
+        for text in [
+            "",
+            "s",
+            "30",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "1s1m",
+            "1s1s",
+            "1S",
+            "1w",
+            "367d",
+            "99999999999999999999s",
+            "1m30",
+            "0x1s",
+            "é",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        for text in ["", "B", "32", "1.5KiB", "-1B", "1 KiB", "1kib", "99999999999GiB", "99999999999999999999B"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        for text in ["", "10", "/5m", "10/", "0/5m", "10/0", "10/5", "1/1m/1", "99999999999/1s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        for text in ["", "*", "*.", "a*", "*.*.a", ".", "a..b", "a b", "a:b", "[::1", "[1.2.3.4]", &"a".repeat(64)] {
+            assert!(host_pattern(text).is_err(), "{text}");
+        }
+        for text in [
+            "",
+            "//a",
+            "a",
+            "https:",
+            "https://",
+            "https://u@a",
+            "http://127.0.0.1.evil.test",
+            "http://localhost.evil.test",
+            "https://a#b",
+        ] {
+            assert!(web_url(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_mean_what_they_say() {
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(rate("10/5m"), Ok((10, Duration::from_secs(300))));
+        assert_eq!(network("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
+        assert_eq!(host_pattern("*.Example.COM."), Ok(HostPattern::Wildcard("example.com".to_owned())));
+        assert_eq!(host_pattern("[::1]"), Ok(HostPattern::Exact("[::1]".to_owned())));
+        assert_eq!(web_url("http://[::1]:9229/").as_deref(), Ok("http://[::1]:9229"));
+        assert_eq!(web_url("http://localhost:9229/x").as_deref(), Ok("http://localhost:9229/x"));
+    }
+
+    proptest! {
+        #[test]
+        fn durations_are_read_as_they_are_written(days in 0_u64..300, hours in 0_u64..48, seconds in 0_u64..9999, millis in 1_u64..9999) {
+            let text = format!("{days}d{hours}h{seconds}s{millis}ms");
+            let expected = ((days * 24 + hours) * 3600 + seconds) * 1000 + millis;
+            prop_assert_eq!(duration(&text), Ok(Duration::from_millis(expected)));
+        }
+
+        #[test]
+        fn sizes_are_read_as_they_are_written(number in 0_u64..1 << 30, unit in 0_usize..7) {
+            let (name, factor) = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("KB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000)][unit];
+            prop_assert_eq!(size(&format!("{number}{name}")), Ok(number * factor));
+        }
+
+        #[test]
+        fn rates_are_read_as_they_are_written(count in 1_u32.., seconds in 1_u64..100_000) {
+            prop_assert_eq!(rate(&format!("{count}/{seconds}s")), Ok((count, Duration::from_secs(seconds))));
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in r"(\PC|[0-9smhKiB/.:*%\[\]-]){0,20}") {
+            let _results = (duration(&text), size(&text), rate(&text), address(&text), network(&text), method(&text));
+            let _results = (host_pattern(&text), header_name(&text), claim_name(&text), web_url(&text));
+        }
+    }
+}

@@ -34,15 +34,16 @@ pub(super) fn auth(root: &Section<'_>, pools: &[Pool]) -> Option<Auth> {
     }
     let prefix = section.parsed("prefix", "a path for the identity routes", path::prefix);
     let hosts = section.list("hosts", "a host name", values::host_name).unwrap_or_default();
-    let auth = |pool: &str| Auth {
+    // Built in any case, so that mistakes in it are found without a pool, too.
+    let auth = Auth {
         prefix: prefix.map_or_else(|| "/auth".to_owned(), Spanned::into_inner),
         hosts: hosts.into_iter().map(Spanned::into_inner).collect(),
-        pool: Arc::from(pool),
+        pool: Arc::from(pool.unwrap_or_default()),
         register: section.flag("register", true),
         hide_existing_users: section.flag("hide_existing_users", true),
         floor: section.duration("floor", Duration::from_millis(300)),
     };
-    pool.map(auth)
+    pool.is_some().then_some(auth)
 }
 
 /// What the identity headers are called behind the prefix, and what they hold.
@@ -179,9 +180,9 @@ fn headers(section: &Section<'_>, prefix: &str) -> Vec<(HeaderName, ClaimSource)
             let help = "only headers with the prefix are removed from requests: clients could set this one themselves";
             section.reader.note(outside.help(help));
         }
-        if headers.iter().any(|(other, _)| *other == name) {
+        if headers.iter().any(|(other, _)| collapsed(other) == collapsed(&name)) {
             let twice = Diagnostic::error(format!("the header `{text}` is there twice"));
-            section.reader.note(twice.at(key.span(), "case does not count"));
+            section.reader.note(twice.at(key.span(), "neither case nor the kind of dash counts"));
         }
         let Some(claim) = value.get_ref().as_str() else {
             section.reader.wrong_type(text, "the name of a claim", value);
@@ -193,6 +194,11 @@ fn headers(section: &Section<'_>, prefix: &str) -> Vec<(HeaderName, ClaimSource)
         }
     }
     headers
+}
+
+/// A header name as the laxest backend reads it.
+fn collapsed(name: &HeaderName) -> String {
+    name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
 /// Reads where a header's value comes from.

@@ -209,3 +209,6 @@ fn log(section: &Section<'_>) -> Log {
         access: section.flag("access", true),
     }
 }
+
+#[cfg(test)]
+mod tests;
