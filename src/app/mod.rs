@@ -103,6 +103,9 @@ pub struct App {
     drain: Duration,
 }
 
+/// The number of the configuration: the one that the process started with.
+const GENERATION: u64 = 1;
+
 /// How long the last access lines may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -114,7 +117,7 @@ impl App {
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
         let Options { clock, access_log, log_level, key_wait } = options;
         let metrics = Arc::new(Metrics::new());
-        metrics.config_generation.set(1);
+        metrics.config_generation.set(GENERATION.cast_signed());
 
         // Everything that can be taken by another process is asked for first.
         let mut listeners = Vec::new();
@@ -125,7 +128,8 @@ impl App {
             listeners.push((socket.local_addr().map_err(failed)?, socket));
         }
         let address = config.admin.address;
-        let admin = Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
+        let admin =
+            Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
 
         let control = Control::start().map_err(StartError::Thread)?;
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;
