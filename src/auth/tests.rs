@@ -18,6 +18,7 @@ struct Fixture {
     auth: Auth,
     pool: Scripted,
     clock: Clock,
+    metrics: Arc<Metrics>,
 }
 
 /// What a client sees of an answer.
@@ -66,7 +67,7 @@ impl Fixture {
             clock.clone(),
             Handle::current(),
         );
-        Self { auth, pool, clock }
+        Self { auth, pool, clock, metrics }
     }
 
     async fn post(&self, path: &str, body: Value) -> Answer {
@@ -491,6 +492,30 @@ async fn validate_says_what_a_token_says() {
     assert!(refused.header("www-authenticate").unwrap().contains("invalid_token"));
     fixture.clock.advance(Duration::from_secs(3545));
     assert_eq!(fixture.post("/validate", json!({"token": id})).await.body["expires_in"], 0, "within the leeway");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_break_its_refresh() {
+    let arrived = Arc::new(tokio::sync::Notify::new());
+    let at_pool = Arc::clone(&arrived);
+    let fixture = Fixture::start(move |_, _| {
+        at_pool.notify_one();
+        tokens()
+    })
+    .await;
+    tokio::select! {
+        biased;
+        () = arrived.notified() => {}
+        answer = fixture.post("/refresh", json!({"refresh_token": "r"})) => panic!("too early: {answer:?}"),
+    }
+    // The request is gone now; its call is not.
+    let done = async {
+        let line = r#"operation="GetTokensFromRefreshToken",outcome="ok"} 1"#;
+        while !fixture.metrics.text().contains(line) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), done).await.unwrap();
 }
 
 #[tokio::test]
