@@ -5,7 +5,7 @@
 //! | `GET /live` | 200 while the process can answer at all |
 //! | `GET /ready` | 200 when requests can be served, else 503; JSON with every part, its reason and its age |
 //! | `GET /metrics` | every metric, as OpenMetrics text (`docs/METRICS.md`) |
-//! | `GET /routes` | the routes, best match first |
+//! | `GET /routes` | the routes: what they match, where they lead, who may pass |
 //! | `GET /upstreams` | upstreams and their servers |
 //! | `GET /keys` | the key set of each pool: key ids and ages |
 //! | `GET /config` | the configuration in force, with its generation and without its secrets |
@@ -19,6 +19,8 @@
 //! is by default, the listener therefore answers only when `Host` is `localhost` or a loopback
 //! address; anything else is a web page whose name was rebound to this machine, and gets a 421
 //! `misdirected`. Bound to another address it goes by names that it cannot know, and does not look.
+
+pub mod effective;
 
 use std::convert::Infallible;
 use std::fmt;

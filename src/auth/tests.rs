@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::access::identity::Identity;
 use crate::cognito::scripted::{Reply, Scripted, Seen};
 use crate::config::Flow;
 use crate::telemetry::metrics::Metrics;
@@ -59,13 +60,17 @@ impl Fixture {
             hide_existing_users: hide,
             floor: FLOOR,
         };
+        let identity = Identity::new(&config::Identity { prefix: "x-auth-".to_owned(), headers: Vec::new() });
+        let revoked = Arc::new(store::Memory::new(&metrics));
+        let authenticator = Authenticator::new(testing::verifier(), Arc::new(identity), Arc::clone(&revoked), &metrics);
         let auth = Auth::new(
             config,
             Arc::new(client),
-            Arc::new(testing::verifier()),
-            Arc::new(store::Memory::new(&metrics)),
+            Arc::new(authenticator),
+            revoked,
             clock.clone(),
             Handle::current(),
+            &metrics,
         );
         Self { auth, pool, clock, metrics }
     }
@@ -149,6 +154,17 @@ async fn the_table_drives_the_routing() {
     }
     fixture.auth.config.register = false;
     assert_eq!(fixture.post("/register", json!({})).await.code(), (404, "route_unknown"));
+}
+
+#[tokio::test]
+async fn the_prefix_ends_at_a_slash_and_hosts_are_exact() {
+    let mut fixture = Fixture::start(|_, _| tokens()).await;
+    for (path, below) in [("/auth/login", Some("/login")), ("/auth", Some("")), ("/authority", None), ("/", None)] {
+        assert_eq!(fixture.auth.serves("any.example", path), below, "{path}");
+    }
+    fixture.auth.config.hosts = vec!["app.example".to_owned()];
+    assert_eq!(fixture.auth.serves("app.example", "/auth/login"), Some("/login"));
+    assert_eq!(fixture.auth.serves("other.example", "/auth/login"), None);
 }
 
 #[tokio::test]

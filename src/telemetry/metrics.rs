@@ -246,4 +246,89 @@ mod tests {
         assert!(text.contains("portcullis_requests_total{route=\"/*\",code=\"999\"} 1"), "{text}");
         assert!(text.contains("portcullis_request_seconds_count{route=\"/*\"} 3"), "{text}");
     }
+
+    /// One event on each metric, because a family shows nothing before its first.
+    fn touched() -> Metrics {
+        let metrics = Metrics::new();
+        // No `..`: a metric that is added has to be added here.
+        let Metrics {
+            registry: _,
+            requests,
+            request_seconds,
+            requests_in_flight: _,
+            connections,
+            auth,
+            token_cache,
+            jwks_fetch,
+            jwks_age_seconds,
+            jwks_keys,
+            upstream_requests,
+            upstream_seconds,
+            upstream_healthy,
+            upstream_connections,
+            retries,
+            provider_requests,
+            provider_seconds,
+            revocations,
+            config_generation: _,
+            access_log_dropped: _,
+            panics: _,
+        } = &metrics;
+        drop(requests.get_or_create(&RouteCode::new("a", "b")));
+        drop(request_seconds.get_or_create(&Route::new("a")));
+        drop(connections.get_or_create(&Listener::new("a")));
+        drop(auth.get_or_create(&Auth::new("a", "b")));
+        drop(token_cache.get_or_create(&Outcome::new("a")));
+        drop(jwks_fetch.get_or_create(&PoolOutcome::new("a", "b")));
+        drop(jwks_age_seconds.get_or_create(&Pool::new("a")));
+        drop(jwks_keys.get_or_create(&Pool::new("a")));
+        drop(upstream_requests.get_or_create(&ServerCode::new("a", "b", "c")));
+        drop(upstream_seconds.get_or_create(&Upstream::new("a")));
+        drop(upstream_healthy.get_or_create(&Server::new("a", "b")));
+        drop(upstream_connections.get_or_create(&ServerState::new("a", "b", "c")));
+        drop(retries.get_or_create(&Upstream::new("a")));
+        drop(provider_requests.get_or_create(&Provider::new("a", "b", "c")));
+        drop(provider_seconds.get_or_create(&Operation::new("a")));
+        drop(revocations.get_or_create(&Kind::new("a")));
+        metrics
+    }
+
+    /// `name type labels` of every metric that the text shows.
+    fn shown(text: &str) -> Vec<String> {
+        let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let row = |(family, kind): (&str, &str)| {
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                "histogram" => "_count",
+                _ => "",
+            };
+            let sample = format!("{family}{suffix}");
+            let labels = text.lines().find_map(|line| line.strip_prefix(&sample)?.strip_prefix('{')?.split('}').next());
+            let labels: Vec<_> = labels.into_iter().flat_map(|text| text.split(',')).collect();
+            let labels: Vec<_> = labels.iter().filter_map(|label| label.split('=').next()).collect();
+            format!("{} {kind} {}", if kind == "histogram" { family } else { &sample }, labels.join(" "))
+        };
+        kinds.map(row).collect()
+    }
+
+    /// The same of the table in the documentation.
+    fn documented() -> Vec<String> {
+        let rows = include_str!("../../docs/METRICS.md").lines().filter(|line| line.starts_with("| `portcullis_"));
+        let cells = rows.map(|row| row.split('|').skip(1).map(|cell| cell.trim().replace(['`', ','], "")));
+        let rows = cells.filter_map(|mut cells| {
+            let (name, kind, labels) = (cells.next()?, cells.next()?, cells.next()?);
+            Some(format!("{name} {kind} {labels}"))
+        });
+        // Alerts have two columns.
+        rows.filter(|row| ["counter", "gauge", "histogram", "info"].iter().any(|kind| row.contains(kind))).collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric_with_its_type_and_labels() {
+        let (mut shown, mut documented) = (shown(&touched().text()), documented());
+        shown.sort();
+        documented.sort();
+        assert_eq!(shown, documented);
+    }
 }

@@ -51,7 +51,8 @@ impl LogLevel {
     pub fn set(&self, level: Level) {
         // Fails only when the subscriber is gone, and then nobody writes a log anyway.
         if self.0.reload(targets(level)).is_ok() {
-            tracing::info!(%level, "the log level has changed");
+            // Not named `level`: every JSON line has a member of that name.
+            tracing::info!(least = %level, "the log level has changed");
         }
     }
 }

@@ -152,7 +152,7 @@ pub struct Record {
     pub bytes_in: Option<Arc<AtomicU64>>,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
-    /// From sending the request upstream to the first byte of the answer's head.
+    /// From turning to the upstream, connecting included, to the head of its answer.
     pub first_byte: Option<Duration>,
     /// The upstream's name in the config.
     pub upstream: Option<Arc<str>>,

@@ -15,33 +15,34 @@
 //!    the set for everybody, which is why a flood cannot hide a real rotation for longer than one
 //!    refill. No `kid` that a stranger made up is remembered.
 //! 3. The deadline comes first (the bucket is empty, or the endpoint slow): *unknown* if a fetch
-//!    succeeded within the last `cooldown`, because a set that young is all there is to know;
-//!    otherwise *unavailable*.
+//!    succeeded within the last `cooldown` (before the fetch under way began, if there is one), because
+//!    a set that young is all there is to know; otherwise *unavailable*.
 //!
 //! A set whose last confirmation is older than `stale` has no keys at all: it does not fail open.
 
 mod disk;
 mod document;
 mod fetch;
+mod keys;
 mod owner;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use jsonwebtoken::DecodingKey;
 use serde::Serialize;
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use self::document::{Document, PublicKey};
+pub(super) use self::keys::{Key, Keys};
 use self::owner::{Owner, Progress};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::telemetry::metrics::Metrics;
+
+/// A timer of the owner may fire this late without a healthy endpoint looking like a failing one.
+const LATE_TIMER: Duration = Duration::from_millis(100);
 
 /// A handle on the keys of one pool. Clones share them; when the last one is dropped, the
 /// background task ends.
@@ -92,7 +93,7 @@ impl KeySet {
 
     /// A set without keys, and the owner that will bring some once it runs.
     fn new(pool: Arc<config::Pool>, clock: Clock, metrics: Arc<Metrics>) -> (Self, Owner) {
-        let keys = Arc::new(Keys { snapshot: ArcSwap::default(), stale: pool.keys.stale });
+        let keys = Arc::new(Keys::new(pool.keys.stale));
         let (wanted, wanted_by_requests) = watch::channel(0);
         let (progress_of_owner, progress) = watch::channel(Progress::default());
         let cooldown = pool.keys.cooldown;
@@ -124,14 +125,14 @@ impl KeySet {
     /// What operators want to know.
     pub fn status(&self) -> Status {
         let now = self.handle.clock.now();
-        let snapshot = self.handle.keys.snapshot.load();
+        let snapshot = self.handle.keys.snapshot();
         let age = |since: Timestamp| now.since(since).as_secs();
         Status {
             ready: self.is_ready(),
             keys: snapshot
                 .keys
                 .iter()
-                .map(|key| KeyStatus { kid: key.public.kid.clone(), age_seconds: age(key.first_seen) })
+                .map(|key| KeyStatus { kid: key.kid().to_owned(), age_seconds: age(key.first_seen()) })
                 .collect(),
             age_seconds: snapshot.confirmed.map(|confirmed| age(confirmed.at)),
             source: snapshot.confirmed.map(|confirmed| confirmed.source),
@@ -184,6 +185,9 @@ impl KeySet {
             if started == finished {
                 self.want(started + 1);
             }
+            if wait.is_zero() {
+                return Err(self.undecided());
+            }
             match timeout_at(deadline, progress.changed()).await {
                 Ok(Ok(())) => {}
                 // The deadline, or a runtime that is shutting down.
@@ -201,11 +205,13 @@ impl KeySet {
         });
     }
 
-    /// Rule 3.
+    /// Rule 3. What counts is how old the set was when the fetch under way began: as long as requests
+    /// keep the bucket empty, that is never more than `cooldown`.
     fn undecided(&self) -> NoKey {
-        let fetched = self.handle.keys.snapshot.load().confirmed.and_then(|confirmed| confirmed.fetched);
+        let fetched = self.handle.keys.snapshot().confirmed.and_then(|confirmed| confirmed.fetched);
+        let seen = self.handle.progress.borrow().under_way.unwrap_or_else(Instant::now);
         match fetched {
-            Some(fetched) if fetched.elapsed() <= self.handle.cooldown => NoKey::Unknown,
+            Some(fetched) if seen.duration_since(fetched) <= self.handle.cooldown + LATE_TIMER => NoKey::Unknown,
             _ => NoKey::Unavailable,
         }
     }
@@ -251,123 +257,12 @@ pub enum Source {
     Disk,
 }
 
-/// A key that verifies RS256.
-pub(super) struct Key {
-    public: PublicKey,
-    decoding: DecodingKey,
-    first_seen: Timestamp,
-    /// The newest set no longer has it.
-    retired: AtomicBool,
-}
-
-impl Key {
-    fn new(public: PublicKey, first_seen: Timestamp) -> Self {
-        let decoding = DecodingKey::from_rsa_raw_components(&public.n, &public.e);
-        Self { public, decoding, first_seen, retired: AtomicBool::new(false) }
-    }
-
-    /// For the signature check, made once per key.
-    pub(super) fn decoding(&self) -> &DecodingKey {
-        &self.decoding
-    }
-
-    /// Whether the pool has withdrawn it.
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Acquire)
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("kid", &self.public.kid).finish_non_exhaustive()
-    }
-}
-
-/// The part of a key set that is only read, except by its owner.
-#[derive(Debug)]
-pub(super) struct Keys {
-    snapshot: ArcSwap<Snapshot>,
-    stale: Duration,
-}
-
-/// The newest good set.
-#[derive(Debug, Default)]
-struct Snapshot {
-    /// At most 32: a walk is as fast as a map.
-    keys: Vec<Arc<Key>>,
-    confirmed: Option<Confirmed>,
-}
-
-/// When and by whom a set was last said to be the newest.
-#[derive(Clone, Copy, Debug)]
-struct Confirmed {
-    at: Timestamp,
-    source: Source,
-    /// The same moment on the clock that never jumps, for sets from the network.
-    fetched: Option<Instant>,
-}
-
-/// How a new set differs from the one before.
-#[derive(Debug, PartialEq, Eq)]
-struct Change {
-    added: Vec<String>,
-    retired: Vec<String>,
-}
-
-impl Keys {
-    /// Whether the set may still be used.
-    pub(super) fn is_fresh(&self, now: Timestamp) -> bool {
-        self.snapshot.load().is_fresh(now, self.stale)
-    }
-
-    fn find(&self, kid: &str, now: Timestamp) -> Option<Arc<Key>> {
-        let snapshot = self.snapshot.load();
-        if !snapshot.is_fresh(now, self.stale) {
-            return None;
-        }
-        snapshot.keys.iter().find(|key| key.public.kid == kid).cloned()
-    }
-
-    /// Puts a new set in place. A key that did not change stays the same `Arc`; one that is gone is
-    /// marked, so that cached decisions fall with it. Only the owner calls this.
-    fn replace(&self, document: Document, confirmed: Confirmed) -> Change {
-        let before = self.snapshot.load_full();
-        let mut added = Vec::new();
-        let keys: Vec<Arc<Key>> = document
-            .keys
-            .into_iter()
-            .map(|public| match before.keys.iter().find(|key| key.public == public) {
-                Some(key) => key.clone(),
-                None => {
-                    added.push(public.kid.clone());
-                    Arc::new(Key::new(public, confirmed.at))
-                }
-            })
-            .collect();
-        let gone: Vec<&Arc<Key>> =
-            before.keys.iter().filter(|old| !keys.iter().any(|key| Arc::ptr_eq(key, old))).collect();
-        self.snapshot.store(Arc::new(Snapshot { keys, confirmed: Some(confirmed) }));
-        for key in &gone {
-            key.retired.store(true, Ordering::Release);
-        }
-        Change { added, retired: gone.iter().map(|key| key.public.kid.clone()).collect() }
-    }
-}
-
-impl Snapshot {
-    fn is_fresh(&self, now: Timestamp, stale: Duration) -> bool {
-        self.confirmed.is_some_and(|confirmed| now.since(confirmed.at) <= stale)
-    }
-}
-
 #[cfg(test)]
 impl KeySet {
     /// The set that `document` holds, confirmed at `now`, without a task behind it.
     pub(super) fn fixed(pool: Arc<config::Pool>, document: &str, now: Timestamp) -> Self {
         let (set, _owner) = Self::new(pool, Clock::manual(now), Arc::new(Metrics::new()));
-        let document = document::parse(document.as_bytes()).unwrap();
-        let fetched = Some(Instant::now());
-        set.handle.keys.replace(document, Confirmed { at: now, source: Source::Network, fetched });
+        set.refresh_fixed(document, now);
         set
     }
 
@@ -375,7 +270,7 @@ impl KeySet {
     pub(super) fn refresh_fixed(&self, document: &str, now: Timestamp) {
         let document = document::parse(document.as_bytes()).unwrap();
         let fetched = Some(Instant::now());
-        self.handle.keys.replace(document, Confirmed { at: now, source: Source::Network, fetched });
+        self.handle.keys.replace(document, keys::Confirmed { at: now, source: Source::Network, fetched });
     }
 }
 

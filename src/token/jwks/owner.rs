@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::document::{self, Document};
 use super::fetch::FetchError;
-use super::{Confirmed, Keys, Source, disk};
+use super::keys::{Confirmed, Keys};
+use super::{Source, disk};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Pool;
 use crate::secret;
@@ -30,6 +31,8 @@ pub(super) struct Progress {
     pub(super) started: u64,
     /// Fetches ended so far; one less while one is under way.
     pub(super) finished: u64,
+    /// When the one under way began. `None`: there is none.
+    pub(super) under_way: Option<Instant>,
     /// Why the last one that ended failed, if it did.
     pub(super) error: Option<Arc<str>>,
 }
@@ -107,9 +110,13 @@ impl Owner {
 
     /// One fetch, from its beginning to the report of how it ended.
     async fn attempt(&mut self, fetch: impl Future<Output = Result<Bytes, FetchError>>) -> Result<(), Abandoned> {
-        self.bucket.take(Instant::now());
+        let now = Instant::now();
+        self.bucket.take(now);
         self.started += 1;
-        self.progress.send_modify(|progress| progress.started = self.started);
+        self.progress.send_modify(|progress| {
+            progress.started = self.started;
+            progress.under_way = Some(now);
+        });
         let fetched = select! {
             fetched = fetch => fetched,
             Abandoned = abandoned(&mut self.wanted) => return Err(Abandoned),
@@ -164,6 +171,7 @@ impl Owner {
         self.succeeded |= error.is_none();
         self.progress.send_modify(|progress| {
             progress.finished = self.started;
+            progress.under_way = None;
             progress.error = error.map(Arc::from);
         });
     }
@@ -215,7 +223,7 @@ impl Owner {
     }
 
     fn show_age(&self) {
-        let confirmed = self.keys.snapshot.load().confirmed;
+        let confirmed = self.keys.snapshot().confirmed;
         if let Some(confirmed) = confirmed {
             let age = self.clock.now().since(confirmed.at).as_secs();
             let label = metrics::Pool::new(self.pool.name.clone());
