@@ -187,7 +187,7 @@ where
     let mut body = pin!(body);
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else { continue };
         if bytes.len() + data.len() > LIMIT {
             return Err(too_large());
         }
@@ -199,16 +199,6 @@ where
 /// The rest of the body stays unread, so that the connection is of no further use.
 fn too_large() -> Problem {
     Problem { close: true, ..Problem::new(Code::BodyTooLarge, format!("more than {LIMIT} bytes")) }
-}
-
-fn broken(error: BodyError) -> Problem {
-    let code = match error {
-        BodyError::Client => Code::RequestMalformed,
-        BodyError::TooLarge => Code::BodyTooLarge,
-        BodyError::Stalled => Code::RequestTimeout,
-        BodyError::Upstream => Code::Internal,
-    };
-    Problem { close: true, ..Problem::from(code) }
 }
 
 fn shown(name: &str) -> String {

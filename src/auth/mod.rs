@@ -26,13 +26,14 @@ use http_body::Body as HttpBody;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::access::Authenticator;
 use crate::clock::Clock;
 use crate::cognito::{self, Refusal};
 use crate::config;
 use crate::http::{Body, BodyError};
 use crate::problem::{Code, Problem};
 use crate::store;
-use crate::token::Verifier;
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use members::Members;
 use sessions::Sessions;
 
@@ -84,27 +85,53 @@ const fn post(path: &'static str, action: Action) -> Route {
 pub struct Auth {
     config: config::Auth,
     client: Arc<cognito::Client>,
-    verifier: Arc<Verifier>,
-    store: Arc<store::Memory>,
+    authenticator: Arc<Authenticator>,
+    revoked: Arc<store::Memory>,
     clock: Clock,
     control: Handle,
+    metrics: Arc<RouteMetrics>,
     sessions: Sessions,
     /// Whether the last real sign-up needed no confirmation: what a hidden one answers, too.
     confirms_itself: AtomicBool,
 }
 
 impl Auth {
-    /// The routes of the pool that `client` talks to. `control` is where its calls run.
+    /// The routes of the pool that `client` talks to. Its calls run on `control`; `revoked` is what
+    /// `authenticator` asks, too.
     pub fn new(
         config: config::Auth,
         client: Arc<cognito::Client>,
-        verifier: Arc<Verifier>,
-        store: Arc<store::Memory>,
+        authenticator: Arc<Authenticator>,
+        revoked: Arc<store::Memory>,
         clock: Clock,
         control: Handle,
+        metrics: &Metrics,
     ) -> Self {
-        let sessions = Sessions::new();
-        Self { config, client, verifier, store, clock, control, sessions, confirms_itself: AtomicBool::new(false) }
+        Self {
+            metrics: Arc::new(RouteMetrics::new(metrics, format!("{}/*", config.prefix))),
+            sessions: Sessions::new(),
+            confirms_itself: AtomicBool::new(false),
+            config,
+            client,
+            authenticator,
+            revoked,
+            clock,
+            control,
+        }
+    }
+
+    /// What follows the prefix in a normal path, if the identity routes are meant: empty, or from the
+    /// next slash on. The host is in lower case and without its port.
+    pub fn serves<'p>(&self, host: &str, path: &'p str) -> Option<&'p str> {
+        if !self.config.hosts.is_empty() && !self.config.hosts.iter().any(|known| known == host) {
+            return None;
+        }
+        path.strip_prefix(self.config.prefix.as_str()).filter(|below| below.is_empty() || below.starts_with('/'))
+    }
+
+    /// The counters of all identity routes together.
+    pub fn metrics(&self) -> &Arc<RouteMetrics> {
+        &self.metrics
     }
 
     /// Answers a request whose path is `below_prefix` after the prefix, with its leading slash.

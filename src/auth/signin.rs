@@ -100,8 +100,8 @@ impl Auth {
             return tokens.expires_in;
         }
         let now = self.clock.now();
-        let verified = self.verifier.verify(tokens.access_token.expose(), now, super::tokens::KEY_WAIT).await.ok()?;
-        u64::try_from(verified.claims().exp - now.seconds()).ok()
+        let principal = self.authenticator.principal(tokens.access_token.expose(), now).await.ok()?;
+        u64::try_from(principal.verified().claims().exp - now.seconds()).ok()
     }
 }
 

@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::access::identity::Identity;
 use crate::cognito::scripted::{Reply, Scripted, Seen};
 use crate::config::Flow;
 use crate::telemetry::metrics::Metrics;
@@ -18,6 +19,7 @@ struct Fixture {
     auth: Auth,
     pool: Scripted,
     clock: Clock,
+    metrics: Arc<Metrics>,
 }
 
 /// What a client sees of an answer.
@@ -58,15 +60,19 @@ impl Fixture {
             hide_existing_users: hide,
             floor: FLOOR,
         };
+        let identity = Identity::new(&config::Identity { prefix: "x-auth-".to_owned(), headers: Vec::new() });
+        let revoked = Arc::new(store::Memory::new(&metrics));
+        let authenticator = Authenticator::new(testing::verifier(), Arc::new(identity), Arc::clone(&revoked), &metrics);
         let auth = Auth::new(
             config,
             Arc::new(client),
-            Arc::new(testing::verifier()),
-            Arc::new(store::Memory::new(&metrics)),
+            Arc::new(authenticator),
+            revoked,
             clock.clone(),
             Handle::current(),
+            &metrics,
         );
-        Self { auth, pool, clock }
+        Self { auth, pool, clock, metrics }
     }
 
     async fn post(&self, path: &str, body: Value) -> Answer {
@@ -148,6 +154,17 @@ async fn the_table_drives_the_routing() {
     }
     fixture.auth.config.register = false;
     assert_eq!(fixture.post("/register", json!({})).await.code(), (404, "route_unknown"));
+}
+
+#[tokio::test]
+async fn the_prefix_ends_at_a_slash_and_hosts_are_exact() {
+    let mut fixture = Fixture::start(|_, _| tokens()).await;
+    for (path, below) in [("/auth/login", Some("/login")), ("/auth", Some("")), ("/authority", None), ("/", None)] {
+        assert_eq!(fixture.auth.serves("any.example", path), below, "{path}");
+    }
+    fixture.auth.config.hosts = vec!["app.example".to_owned()];
+    assert_eq!(fixture.auth.serves("app.example", "/auth/login"), Some("/login"));
+    assert_eq!(fixture.auth.serves("other.example", "/auth/login"), None);
 }
 
 #[tokio::test]
@@ -491,6 +508,30 @@ async fn validate_says_what_a_token_says() {
     assert!(refused.header("www-authenticate").unwrap().contains("invalid_token"));
     fixture.clock.advance(Duration::from_secs(3545));
     assert_eq!(fixture.post("/validate", json!({"token": id})).await.body["expires_in"], 0, "within the leeway");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_break_its_refresh() {
+    let arrived = Arc::new(tokio::sync::Notify::new());
+    let at_pool = Arc::clone(&arrived);
+    let fixture = Fixture::start(move |_, _| {
+        at_pool.notify_one();
+        tokens()
+    })
+    .await;
+    tokio::select! {
+        biased;
+        () = arrived.notified() => {}
+        answer = fixture.post("/refresh", json!({"refresh_token": "r"})) => panic!("too early: {answer:?}"),
+    }
+    // The request is gone now; its call is not.
+    let done = async {
+        let line = r#"operation="GetTokensFromRefreshToken",outcome="ok"} 1"#;
+        while !fixture.metrics.text().contains(line) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), done).await.unwrap();
 }
 
 #[tokio::test]

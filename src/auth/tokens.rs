@@ -1,23 +1,23 @@
 //! What is done with tokens that exist: signing out, and asking what they say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use serde_json::json;
 
 use super::members::Members;
 use super::{Auth, answer};
+use crate::access::authenticate::bearer;
+use crate::access::{Denial, Principal, Refusal};
 use crate::cognito::Error;
 use crate::config::TokenUse;
-use crate::http::{Body, single};
+use crate::http::Body;
 use crate::problem::{Code, Problem};
 use crate::secret::Secret;
 use crate::store::Kind;
-use crate::token::{Claims, Reason, Verified};
+use crate::token::{Claims, Reason};
 
-/// How long a request waits for a key that is not known yet.
-pub(super) const KEY_WAIT: Duration = Duration::from_secs(3);
 /// The longest life of an access token in any pool. A whole sign-in is refused for so long, because
 /// its latest token may be much younger than the one that signed out.
 const LONGEST_TOKEN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -29,8 +29,9 @@ impl Auth {
         let refresh_token = members.optional_secret("refresh_token")?;
         let everywhere = members.flag("everywhere")?;
         members.finish()?;
-        let token = bearer(headers)?.ok_or(Code::TokenMissing)?;
-        let verified = self.verify(&token).await?;
+        let token = bearer_of(headers)?.ok_or(Code::TokenMissing)?;
+        let principal = self.verify(&token).await?;
+        let verified = principal.verified();
         if verified.claims().token_use != TokenUse::Access {
             return Err(refused(Reason::WrongUse));
         }
@@ -57,15 +58,15 @@ impl Auth {
     pub(super) async fn validate(&self, headers: &HeaderMap, mut members: Members) -> Result<Response<Body>, Problem> {
         let in_body = members.optional_secret("token")?;
         members.finish()?;
-        let token = match (in_body, bearer(headers)?) {
+        let token = match (in_body, bearer_of(headers)?) {
             (Some(token), None) | (None, Some(token)) => token,
             (Some(_), Some(_)) => {
                 return Err(Problem::new(Code::HeaderAmbiguous, "a token in the header and one in the body"));
             }
             (None, None) => return Err(Code::TokenMissing.into()),
         };
-        let verified = self.verify(&token).await?;
-        let claims = verified.claims();
+        let principal = self.verify(&token).await?;
+        let claims = principal.verified().claims();
         let body = json!({
             "valid": true,
             "token_use": claims.token_use.as_str(),
@@ -77,29 +78,25 @@ impl Auth {
     }
 
     /// A good token of one of its pool's app clients that was not signed out.
-    async fn verify(&self, token: &Secret<String>) -> Result<Verified, Problem> {
-        let now = self.clock.now();
-        let verified = self.verifier.verify(token.expose(), now, KEY_WAIT).await?;
-        let claims = verified.claims();
-        if !verified.pool().clients.contains(&claims.client) {
+    async fn verify(&self, token: &Secret<String>) -> Result<Arc<Principal>, Problem> {
+        let principal = self.authenticator.principal(token.expose(), self.clock.now()).await?;
+        let verified = principal.verified();
+        if !verified.pool().clients.contains(&verified.claims().client) {
             return Err(refused(Reason::WrongClient));
         }
-        if self.store.is_revoked(claims.jti.as_deref(), claims.origin_jti.as_deref(), now) {
-            return Err(refused(Reason::Revoked));
-        }
-        Ok(verified)
+        Ok(principal)
     }
 
     fn revoke(&self, claims: &Claims, leeway: Duration) {
         let now = self.clock.now();
         match (&claims.origin_jti, &claims.jti) {
             (Some(origin), _) => {
-                self.store.revoke(Kind::OriginJti, origin, now.after(LONGEST_TOKEN).after(leeway), now);
+                self.revoked.revoke(Kind::OriginJti, origin, now.after(LONGEST_TOKEN).after(leeway), now);
             }
             (None, Some(jti)) => {
                 let left = u64::try_from(claims.exp.saturating_sub(now.seconds())).unwrap_or(0);
                 // One second more, because `exp` is whole and the clock is not.
-                self.store.revoke(Kind::Jti, jti, now.after(Duration::from_secs(left + 1)).after(leeway), now);
+                self.revoked.revoke(Kind::Jti, jti, now.after(Duration::from_secs(left + 1)).after(leeway), now);
             }
             (None, None) => tracing::warn!("an access token without origin_jti and jti cannot be revoked"),
         }
@@ -117,18 +114,11 @@ fn refused(reason: Reason) -> Problem {
     crate::token::Error::Refused(reason).into()
 }
 
-/// The token of an `Authorization: Bearer` header (RFC 6750 §2.1). Another scheme is not ours.
-fn bearer(headers: &HeaderMap) -> Result<Option<Secret<String>>, Problem> {
-    let value = single(headers, &header::AUTHORIZATION)
-        .map_err(|error| Problem::new(Code::HeaderAmbiguous, error.to_string()))?;
-    let Some(value) = value else { return Ok(None) };
-    let value = value.to_str().map_err(|_| refused(Reason::Malformed))?;
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Ok(None);
-    }
-    match token.trim_matches(' ') {
-        "" => Err(refused(Reason::Malformed)),
-        token => Ok(Some(Secret::from(token.to_owned()))),
+/// The token of the `Authorization` header. Another scheme is not ours.
+fn bearer_of(headers: &HeaderMap) -> Result<Option<Secret<String>>, Problem> {
+    match bearer(headers) {
+        Ok(token) => Ok(token.map(|token| Secret::from(token.to_owned()))),
+        Err(Refusal::Scheme) => Ok(None),
+        Err(refusal) => Err(Denial::Refused(refusal).into()),
     }
 }
