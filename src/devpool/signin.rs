@@ -14,7 +14,7 @@ use super::store::Write;
 use super::validate::Checks;
 use super::{directory, names, password, tokens};
 use crate::clock::Timestamp;
-use crate::cognito::srp::{self, Identity, ServerStart};
+use crate::cognito::srp::{self, Identity, Number, ServerStart};
 use crate::cognito::wire::{self, AuthReply, Parameters};
 use crate::secret::{Secret, constant_time_eq, random, random_id};
 
@@ -163,6 +163,10 @@ fn with_srp(
     let username = required(parameters, "USERNAME")?;
     let srp_a = required(parameters, "SRP_A")?;
     check_secret_hash(client, username, secret_hash_of(parameters).as_ref())?;
+    // Multiples of N other than zero are refused with the proof.
+    if !Number::from_hex(srp_a, "SRP_A").is_ok_and(|number| number != Number::from_bytes(&[])) {
+        return Err(Refusal::invalid("Invalid SRP_A."));
+    }
     let user = directory::find_user(&service.store.read()?, pool, username)?;
     if user.is_none() && !client.hides_users {
         return Err(Refusal::user_not_found());
