@@ -1,1 +1,4 @@
+//! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
+#[cfg(test)]
+mod support;

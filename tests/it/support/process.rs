@@ -1,0 +1,138 @@
+//! The real binary.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::Value;
+
+use super::portcullis::{filled_in, newest_code, request};
+use super::{Client, PoolApi, Reply, soon, until};
+
+/// A running `portcullis run`. It is killed when it is dropped.
+pub(crate) struct Process {
+    folder: PathBuf,
+    child: Option<Child>,
+    pub(crate) listener: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// What a command that ended by itself left behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Process {
+    /// Starts the gateway on these sections in `folder` and waits until it is ready. Starting in
+    /// the same folder again is a restart.
+    pub(crate) async fn start(folder: &Path, toml: &str) -> Self {
+        let (listener, admin) = (free_port(), free_port());
+        let config = folder.join("portcullis.toml");
+        std::fs::write(&config, filled_in(toml, listener, admin)).unwrap();
+        let child = command(folder, &["run", "--config", "portcullis.toml"])
+            .stdout(File::create(folder.join("stdout")).unwrap())
+            .stderr(File::create(folder.join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (listener, admin) = (loopback(listener), loopback(admin));
+        let mut process = Self { folder: folder.to_owned(), child: Some(child), listener, admin };
+        process.ready().await;
+        process
+    }
+
+    async fn ready(&mut self) {
+        let admin = self.admin;
+        until("readiness", async || {
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
+                panic!("it ended ({status}): {}", self.output());
+            }
+            let _up = tokio::net::TcpStream::connect(admin).await.ok()?;
+            (self.admin_get("/ready").await.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Runs a command to its end.
+    pub(crate) async fn run(folder: &Path, arguments: &[&str]) -> Finished {
+        let mut command = command(folder, arguments);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = soon("the end of a command", output).await.unwrap().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Finished { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// Everything it printed so far, on both streams.
+    pub(crate) fn output(&self) -> String {
+        ["stdout", "stderr"].map(|name| std::fs::read_to_string(self.folder.join(name)).unwrap_or_default()).concat()
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn exited(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        soon("the end of the process", tokio::task::spawn_blocking(move || child.wait())).await.unwrap().unwrap()
+    }
+
+    /// A whole request over a connection of its own.
+    pub(crate) async fn request(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        Client::connect(self.listener).await.exchange(request(method, target, headers, body)).await
+    }
+
+    pub(crate) async fn post_json(&self, target: &str, body: &Value) -> Reply {
+        self.request("POST", target, &[("Content-Type", "application/json")], &body.to_string()).await
+    }
+
+    /// Asks the operator's listener.
+    pub(crate) async fn admin_get(&self, target: &str) -> Reply {
+        let mut client = Client::connect(self.admin).await;
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+        client.next("GET").await.expect("the admin listener answers")
+    }
+
+    /// The newest code that its embedded pool sent to a user.
+    pub(crate) async fn code_for(&self, username: &str) -> String {
+        newest_code(&self.admin_get("/outbox").await.json(), username)
+    }
+
+    /// Its embedded pool at this port, as an SDK sees it.
+    pub(crate) fn pool_api(&self, port: u16, pool_id: &str) -> PoolApi {
+        PoolApi::new(SocketAddr::from(([127, 0, 0, 1], port)), pool_id)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _gone = child.kill().is_ok() && child.wait().is_ok();
+        }
+    }
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(arguments).current_dir(folder).env_remove("PORTCULLIS_CONFIG").stdin(std::process::Stdio::null());
+    command
+}
+
+/// A port that nobody listens on, below the range from which the kernel picks.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 100).unwrap_or_default() * 100;
+    loop {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
