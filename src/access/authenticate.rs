@@ -92,7 +92,10 @@ impl Authenticator {
 }
 
 /// The bearer token of a request (RFC 6750 §2.1). Tokens in queries and bodies are not looked for.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+///
+/// # Errors
+/// When there is another credential, or more than one.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let Some(value) = single(headers, &AUTHORIZATION).map_err(|_ambiguous| Refusal::Ambiguous)? else {
         return Ok(None);
     };
