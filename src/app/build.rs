@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::cognito;
 use crate::config::{self, Config};
 use crate::gateway::route::Routes;
-use crate::gateway::{Decisions, Gateway, Route};
+use crate::gateway::{AuthRoutes, Decisions, Gateway, Route};
 use crate::outbound;
 use crate::store::Memory;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -84,7 +84,8 @@ pub(super) fn build(
     let verifier = Verifier::new(key_sets.clone());
     let revoked = Arc::new(Memory::new(metrics));
     let identity = Arc::new(Identity::new(&config.identity));
-    let authenticator = Arc::new(Authenticator::new(verifier, Arc::clone(&identity), Arc::clone(&revoked), metrics));
+    let authenticator =
+        Arc::new(Authenticator::new(verifier.clone(), Arc::clone(&identity), Arc::clone(&revoked), metrics));
 
     let mut upstreams = HashMap::new();
     for upstream in &config.upstreams {
@@ -100,16 +101,10 @@ pub(super) fn build(
     let auth = config.auth.clone().and_then(|auth| {
         let pool = config.pools.iter().find(|pool| pool.name == auth.pool)?;
         let client = cognito::Client::new(Arc::clone(pool), http, clock.clone(), Arc::clone(metrics));
-        let authenticator = Arc::clone(&authenticator);
-        Some(Auth::new(
-            auth,
-            Arc::new(client),
-            authenticator,
-            Arc::clone(&revoked),
-            clock.clone(),
-            control.clone(),
-            metrics,
-        ))
+        let verifier = Arc::new(verifier.clone());
+        let (revoked, clock, control) = (Arc::clone(&revoked), clock.clone(), control.clone());
+        let routes = Auth::new(auth.clone(), Arc::new(client), verifier, revoked, clock, control);
+        Some(AuthRoutes::new(routes, &auth, metrics))
     });
     let gateway = Gateway {
         routes: Routes::new(routes),

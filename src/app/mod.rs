@@ -158,9 +158,8 @@ impl App {
         let admin_address = admin.address();
         let views = views::views(Arc::clone(&parts), metrics, lifecycle_seen, clock, log_level);
         control.handle.spawn(async move {
-            if let Err(error) = admin.serve(views).await {
-                tracing::error!(%error, "the admin listener stopped");
-            }
+            let Err(error) = admin.serve(views).await;
+            tracing::error!(%error, "the admin listener stopped");
         });
 
         let keys = Arc::clone(&parts);

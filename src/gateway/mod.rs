@@ -3,7 +3,7 @@
 //! [`Worker::handle`] cannot fail: it begins the record, turns a problem or a panic into an answer,
 //! and moves the record into it. [`Worker::respond`] is the way of a request from top to bottom.
 
-mod host;
+pub mod host;
 mod panic;
 pub mod path;
 pub mod route;
@@ -16,13 +16,13 @@ use arc_swap::{ArcSwap, Cache};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
-use self::host::{EffectiveHost, effective_host};
+use self::host::effective_host;
 use self::path::{Ambiguity, NormalPath};
-use self::route::{Match, Pattern, Routes};
+use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
-use crate::auth::Auth;
+use crate::auth::{self, Auth};
 use crate::clock::Clock;
 use crate::config::{self, Access, HostPattern, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
@@ -44,7 +44,7 @@ pub struct Gateway {
     /// What upstreams are told of it.
     pub identity: Arc<Identity>,
     /// The identity routes.
-    pub auth: Option<Auth>,
+    pub auth: Option<AuthRoutes>,
     /// `[server]`.
     pub server: config::Server,
     /// Decisions, counted.
@@ -64,13 +64,53 @@ pub struct Route {
 
 impl Pattern for Route {
     fn host(&self) -> &HostPattern {
-        &self.config.host
+        self.config.host()
     }
     fn path(&self) -> &PathPattern {
-        &self.config.path
+        self.config.path()
     }
     fn methods(&self) -> Option<&[Method]> {
-        self.config.methods.as_deref()
+        self.config.methods()
+    }
+    fn keep_encoded_slashes(&self) -> bool {
+        self.config.keep_encoded_slashes()
+    }
+}
+
+/// The identity routes, with where they are.
+#[derive(Debug)]
+pub struct AuthRoutes {
+    routes: Auth,
+    prefix: String,
+    hosts: Vec<String>,
+    /// Held metrics, one for each of [`auth::ROUTES`] and one for everything else below the prefix.
+    metrics: Vec<Arc<RouteMetrics>>,
+    unknown: Arc<RouteMetrics>,
+}
+
+impl AuthRoutes {
+    /// `routes`, below the prefix that `config` gives them.
+    pub fn new(routes: Auth, config: &config::Auth, metrics: &Metrics) -> Self {
+        let held = |path: &str| Arc::new(RouteMetrics::new(metrics, format!("{}{path}", config.prefix)));
+        Self {
+            routes,
+            prefix: config.prefix.clone(),
+            hosts: config.hosts.clone(),
+            metrics: auth::ROUTES.iter().map(|route| held(route.path)).collect(),
+            unknown: held("/*"),
+        }
+    }
+
+    /// What follows the prefix, if host and path are those of an identity route.
+    fn serves<'a>(&self, host: &str, path: &'a str) -> Option<&'a str> {
+        let below =
+            path.strip_prefix(self.prefix.as_str()).filter(|below| below.is_empty() || below.starts_with('/'))?;
+        (self.hosts.is_empty() || self.hosts.iter().any(|name| name == host)).then_some(below)
+    }
+
+    fn metrics_of(&self, below: &str) -> &Arc<RouteMetrics> {
+        let index = auth::ROUTES.iter().position(|route| route.path == below);
+        index.and_then(|index| self.metrics.get(index)).unwrap_or(&self.unknown)
     }
 }
 
@@ -161,14 +201,14 @@ impl Worker {
             && let Some(below) = auth.serves(&host.name, &path.text)
         {
             let below = below.to_owned();
-            record.route = Some(Arc::clone(auth.metrics()));
+            record.route = Some(Arc::clone(auth.metrics_of(&below)));
             request.body_mut().count_into(record.count_in());
-            let mut response = auth.handle(request, &below, record.client).await?;
+            let mut response = auth.routes.handle(request, &below, record.client).await?;
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
             return Ok(response);
         }
 
-        let route = gateway.find(&host, &path, request.method())?;
+        let route = gateway.routes.find(&host.name, &path, request.method())?;
         record.route = Some(Arc::clone(&route.metrics));
         check_length(route.config.body, request.body())?;
 
@@ -216,32 +256,6 @@ impl Worker {
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };
         Ok(vetted.send(upstream, &self.connections, exchange, &mut timing.timing).await?)
-    }
-}
-
-impl Gateway {
-    /// The best route for a request. Where a lenient server would read the path in another way,
-    /// that reading must lead to the same route.
-    ///
-    /// # Errors
-    /// 404 without a route, 405 without one for the method, 400 when the path is ambiguous for it.
-    pub fn find(&self, host: &EffectiveHost<'_>, path: &NormalPath<'_>, method: &Method) -> Result<&Route, Problem> {
-        let route = match self.routes.find(&host.name, &path.text, method) {
-            Match::Route(route) => route,
-            Match::Method(_) | Match::None if path.encoded_slash => return Err(Ambiguity::EncodedSlash.into()),
-            Match::Method(methods) => return Err(method_not_allowed(&methods)),
-            Match::None => return Err(Code::RouteUnknown.into()),
-        };
-        if path.encoded_slash && !route.config.keep_encoded_slashes {
-            return Err(Ambiguity::EncodedSlash.into());
-        }
-        if let Some(lenient) = &path.lenient {
-            let same = matches!(self.routes.find(&host.name, lenient, method), Match::Route(other) if std::ptr::eq(other, route));
-            if !same {
-                return Err(Ambiguity::PathParameter.into());
-            }
-        }
-        Ok(route)
     }
 }
 
@@ -320,13 +334,6 @@ fn upstream_target(uri: &http::Uri, path: &NormalPath<'_>) -> Result<Option<http
     }
 }
 
-fn method_not_allowed(methods: &[Method]) -> Problem {
-    let mut names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    names.sort_unstable();
-    names.dedup();
-    Problem { allow: Some(names.join(", ")), ..Code::MethodNotAllowed.into() }
-}
-
 fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
     record.code = Some(problem.code.as_str());
     record.reason = Some(problem.reason.clone());
@@ -339,6 +346,21 @@ fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
 impl From<Ambiguity> for Problem {
     fn from(ambiguity: Ambiguity) -> Self {
         Self::from(Code::PathAmbiguous).because(ambiguity.as_str())
+    }
+}
+
+impl From<Miss> for Problem {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Ambiguous(ambiguity) => ambiguity.into(),
+            Miss::Unknown => Self::from(Code::RouteUnknown),
+            Miss::Method(methods) => {
+                let mut names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+                names.sort_unstable();
+                names.dedup();
+                Self { allow: Some(names.join(", ")), ..Self::from(Code::MethodNotAllowed) }
+            }
+        }
     }
 }
 
