@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::cognito;
 use crate::config::{self, Config};
 use crate::gateway::route::Routes;
-use crate::gateway::{AuthRoutes, Decisions, Gateway, Route};
+use crate::gateway::{Decisions, Gateway, Route};
 use crate::outbound;
 use crate::store::Memory;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -36,8 +36,11 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) key_sets: Vec<(Arc<config::Pool>, KeySet)>,
     pub(super) revoked: Arc<Memory>,
+    /// Empty after the shutdown.
     #[cfg(feature = "devpool")]
-    pub(super) devpools: Vec<devpool::Server>,
+    pub(super) devpools: std::sync::Mutex<Vec<devpool::Server>>,
+    #[cfg(feature = "devpool")]
+    pub(super) outboxes: Vec<devpool::Outbox>,
 }
 
 impl Parts {
@@ -49,10 +52,11 @@ impl Parts {
     }
 
     /// Ends what has to end before the process does.
-    pub(super) fn shutdown(&self) {
-        #[cfg(feature = "devpool")]
-        for server in &self.devpools {
-            server.shutdown();
+    #[cfg(feature = "devpool")]
+    pub(super) async fn shutdown(&self) {
+        let servers = self.devpools.lock().map(|mut servers| std::mem::take(&mut *servers));
+        for server in servers.unwrap_or_default() {
+            server.shutdown().await;
         }
     }
 }
@@ -84,8 +88,7 @@ pub(super) fn build(
     let verifier = Verifier::new(key_sets.clone());
     let revoked = Arc::new(Memory::new(metrics));
     let identity = Arc::new(Identity::new(&config.identity));
-    let authenticator =
-        Arc::new(Authenticator::new(verifier.clone(), Arc::clone(&identity), Arc::clone(&revoked), metrics));
+    let authenticator = Arc::new(Authenticator::new(verifier, Arc::clone(&identity), Arc::clone(&revoked), metrics));
 
     let mut upstreams = HashMap::new();
     for upstream in &config.upstreams {
@@ -101,10 +104,9 @@ pub(super) fn build(
     let auth = config.auth.clone().and_then(|auth| {
         let pool = config.pools.iter().find(|pool| pool.name == auth.pool)?;
         let client = cognito::Client::new(Arc::clone(pool), http, clock.clone(), Arc::clone(metrics));
-        let verifier = Arc::new(verifier.clone());
+        let authenticator = Arc::clone(&authenticator);
         let (revoked, clock, control) = (Arc::clone(&revoked), clock.clone(), control.clone());
-        let routes = Auth::new(auth.clone(), Arc::new(client), verifier, revoked, clock, control);
-        Some(AuthRoutes::new(routes, &auth, metrics))
+        Some(Auth::new(auth, Arc::new(client), authenticator, revoked, clock, control, metrics))
     });
     let gateway = Gateway {
         routes: Routes::new(routes),
@@ -119,7 +121,9 @@ pub(super) fn build(
         key_sets,
         revoked,
         #[cfg(feature = "devpool")]
-        devpools,
+        outboxes: devpools.iter().map(devpool::Server::outbox).collect(),
+        #[cfg(feature = "devpool")]
+        devpools: devpools.into(),
     };
     Ok((gateway, parts))
 }

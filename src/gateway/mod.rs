@@ -22,7 +22,7 @@ use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
-use crate::auth::{self, Auth};
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, HostPattern, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
@@ -44,7 +44,7 @@ pub struct Gateway {
     /// What upstreams are told of it.
     pub identity: Arc<Identity>,
     /// The identity routes.
-    pub auth: Option<AuthRoutes>,
+    pub auth: Option<Auth>,
     /// `[server]`.
     pub server: config::Server,
     /// Decisions, counted.
@@ -74,43 +74,6 @@ impl Pattern for Route {
     }
     fn keep_encoded_slashes(&self) -> bool {
         self.config.keep_encoded_slashes()
-    }
-}
-
-/// The identity routes, with where they are.
-#[derive(Debug)]
-pub struct AuthRoutes {
-    routes: Auth,
-    prefix: String,
-    hosts: Vec<String>,
-    /// Held metrics, one for each of [`auth::ROUTES`] and one for everything else below the prefix.
-    metrics: Vec<Arc<RouteMetrics>>,
-    unknown: Arc<RouteMetrics>,
-}
-
-impl AuthRoutes {
-    /// `routes`, below the prefix that `config` gives them.
-    pub fn new(routes: Auth, config: &config::Auth, metrics: &Metrics) -> Self {
-        let held = |path: &str| Arc::new(RouteMetrics::new(metrics, format!("{}{path}", config.prefix)));
-        Self {
-            routes,
-            prefix: config.prefix.clone(),
-            hosts: config.hosts.clone(),
-            metrics: auth::ROUTES.iter().map(|route| held(route.path)).collect(),
-            unknown: held("/*"),
-        }
-    }
-
-    /// What follows the prefix, if host and path are those of an identity route.
-    fn serves<'a>(&self, host: &str, path: &'a str) -> Option<&'a str> {
-        let below =
-            path.strip_prefix(self.prefix.as_str()).filter(|below| below.is_empty() || below.starts_with('/'))?;
-        (self.hosts.is_empty() || self.hosts.iter().any(|name| name == host)).then_some(below)
-    }
-
-    fn metrics_of(&self, below: &str) -> &Arc<RouteMetrics> {
-        let index = auth::ROUTES.iter().position(|route| route.path == below);
-        index.and_then(|index| self.metrics.get(index)).unwrap_or(&self.unknown)
     }
 }
 
@@ -203,7 +166,7 @@ impl Worker {
             let below = below.to_owned();
             record.route = Some(Arc::clone(auth.metrics_of(&below)));
             request.body_mut().count_into(record.count_in());
-            let mut response = auth.routes.handle(request, &below, record.client).await?;
+            let mut response = auth.handle(request, &below, record.client).await?;
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
             return Ok(response);
         }
