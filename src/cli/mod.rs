@@ -2,3 +2,5 @@
 
 pub mod health;
 pub mod keygen;
+#[cfg(feature = "devpool")]
+pub mod pool;

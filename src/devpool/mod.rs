@@ -15,6 +15,7 @@ mod admin_pools;
 mod admin_users;
 mod directory;
 mod keys;
+mod local;
 mod messages;
 mod names;
 mod operations;
@@ -41,7 +42,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+pub use local::{Local, Refused};
 pub use messages::{Message, Outbox};
+pub use operations::OWN_PREFIX;
 
 use crate::clock::Clock;
 use crate::config;

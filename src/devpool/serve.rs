@@ -178,8 +178,7 @@ async fn route(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answe
 async fn run(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answer, Refusal> {
     let text = |name: &HeaderName| first(request.headers(), name).and_then(|value| value.to_str().ok());
     let target = text(&TARGET).unwrap_or_default();
-    let operation = Operation::find(target)
-        .ok_or_else(|| Refusal::new(Exception::UnknownOperation, "The requested operation is not known here."))?;
+    let operation = Operation::find(target).ok_or_else(Refusal::unknown_operation)?;
     operation.check_signature(text(&header::AUTHORIZATION))?;
     let body = Limited::new(request.into_body(), BODY_LIMIT);
     let body = match timeout(ARRIVAL, body.collect()).await {
