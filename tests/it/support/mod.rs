@@ -31,7 +31,7 @@ mod client;
 mod fake_pool;
 mod pool_api;
 mod portcullis;
-mod process;
+pub(crate) mod process;
 mod reply;
 mod seen;
 mod upstream;
