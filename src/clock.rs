@@ -51,11 +51,40 @@ impl Timestamp {
 
     /// RFC 3339 in UTC with milliseconds: `2026-11-22T15:45:59.120Z`.
     pub fn rfc3339(self) -> String {
+        String::from_utf8_lossy(&self.rfc3339_bytes()).into_owned()
+    }
+
+    /// The same as ASCII without an allocation, for the access line. Years after 9999, which RFC
+    /// 3339 cannot write, show as their last four digits.
+    pub fn rfc3339_bytes(self) -> [u8; 24] {
         let c = self.civil();
-        format!(
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            c.year, c.month, c.day, c.hour, c.minute, c.second, c.milli
-        )
+        let digit = |value: u64, place: u64| b'0' + (value / place % 10) as u8;
+        [
+            digit(c.year, 1000),
+            digit(c.year, 100),
+            digit(c.year, 10),
+            digit(c.year, 1),
+            b'-',
+            digit(c.month, 10),
+            digit(c.month, 1),
+            b'-',
+            digit(c.day, 10),
+            digit(c.day, 1),
+            b'T',
+            digit(c.hour, 10),
+            digit(c.hour, 1),
+            b':',
+            digit(c.minute, 10),
+            digit(c.minute, 1),
+            b':',
+            digit(c.second, 10),
+            digit(c.second, 1),
+            b'.',
+            digit(c.milli, 100),
+            digit(c.milli, 10),
+            digit(c.milli, 1),
+            b'Z',
+        ]
     }
 }
 

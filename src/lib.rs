@@ -8,6 +8,7 @@
 // 0: things everybody may use. No knowledge of the product.
 pub mod clock;
 pub mod http;
+pub mod json;
 pub mod outbound;
 pub mod secret;
 
@@ -36,9 +37,10 @@ pub mod auth;
 // 8: the request, on one page.
 pub mod gateway;
 
-// 9: the operator's listener, and the wiring.
+// 9: the operator's listener, the wiring, and the commands.
 pub mod admin;
 pub mod app;
+pub mod cli;
 
 // Aside: the embedded user pool. Only `app` and the command line know it.
 #[cfg(feature = "devpool")]

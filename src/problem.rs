@@ -11,7 +11,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::http::Body;
+use crate::http::{Body, BodyError};
+use crate::{access, server, upstream};
 
 /// Declares every code with its status and title, in the order of the contract.
 macro_rules! codes {
@@ -81,6 +82,7 @@ codes! {
     StoreUnavailable "store_unavailable" SERVICE_UNAVAILABLE "The shared store cannot be reached"
     UpstreamUnavailable "upstream_unavailable" SERVICE_UNAVAILABLE "No server of the upstream is in use"
     ProviderThrottled "provider_throttled" SERVICE_UNAVAILABLE "The user pool asks to slow down"
+    Overloaded "overloaded" SERVICE_UNAVAILABLE "There are too many connections"
     Draining "draining" SERVICE_UNAVAILABLE "The gateway takes no further requests"
     UpstreamTimeout "upstream_timeout" GATEWAY_TIMEOUT "The upstream took too long"
     ProviderTimeout "provider_timeout" GATEWAY_TIMEOUT "The user pool took too long"
@@ -115,6 +117,73 @@ impl From<Code> for Problem {
             allow: None,
             close: false,
         }
+    }
+}
+
+/// What a client sent that never became a request. Whatever follows it on the connection is not read.
+impl From<server::framing::Refusal> for Problem {
+    fn from(refusal: server::framing::Refusal) -> Self {
+        use server::framing::Refusal;
+        let problem = match refusal {
+            Refusal::Malformed(reason) => Self::from(Code::RequestMalformed).because(reason),
+            Refusal::Ambiguous(header) => {
+                Self::new(Code::HeaderAmbiguous, format!("There is more than one {header} header")).because(header)
+            }
+            Refusal::HeadTooLarge => Self::from(Code::HeadTooLarge),
+            Refusal::TargetTooLong => Self::from(Code::TargetTooLong),
+            Refusal::HeadTimeout => Self::from(Code::RequestTimeout).because("head"),
+            Refusal::Overloaded => Self::from(Code::Overloaded),
+        };
+        Self { close: true, ..problem }
+    }
+}
+
+impl From<access::Denial> for Problem {
+    fn from(denial: access::Denial) -> Self {
+        use access::{Denial, Refusal};
+        let problem = match &denial {
+            // A scheme that is not offered here counts as no credential (RFC 6750 §3.1).
+            Denial::Missing | Denial::Refused(Refusal::Scheme) => Self::from(Code::TokenMissing),
+            Denial::Refused(Refusal::Ambiguous) => Self::from(Code::HeaderAmbiguous),
+            Denial::Refused(Refusal::Token(error)) => return (*error).into(),
+            Denial::Lacking(_) => Self::from(Code::AccessDenied),
+        };
+        problem.because(denial.as_str())
+    }
+}
+
+impl From<access::identity::Unrepresentable> for Problem {
+    fn from(error: access::identity::Unrepresentable) -> Self {
+        Self::from(Code::ClaimUnrepresentable).because(error.to_string())
+    }
+}
+
+impl From<upstream::Error> for Problem {
+    fn from(error: upstream::Error) -> Self {
+        use upstream::{ConnectError, Error};
+        let code = match &error {
+            Error::Connect(ConnectError::Timeout) | Error::HeadTimeout | Error::BodyStalled => Code::UpstreamTimeout,
+            Error::Connect(ConnectError::Refused(_) | ConnectError::Dns(_) | ConnectError::Io(_)) | Error::Closed(_) => {
+                Code::UpstreamUnreachable
+            }
+            Error::Invalid(_) => Code::UpstreamInvalid,
+            Error::NoServer => Code::UpstreamUnavailable,
+            Error::RequestBody(error) => return (*error).into(),
+        };
+        Self::from(code).because(error.reason())
+    }
+}
+
+/// A request body that did not come as it should. The rest of it is not read.
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        let problem = match error {
+            BodyError::Client => Self::from(Code::RequestMalformed).because("body"),
+            BodyError::TooLarge => Self::from(Code::BodyTooLarge),
+            BodyError::Stalled => Self::from(Code::RequestTimeout).because("body"),
+            BodyError::Upstream => Self::from(Code::UpstreamInvalid).because("body"),
+        };
+        Self { close: true, ..problem }
     }
 }
 

@@ -4,15 +4,48 @@
 //! runs. Everything that can be wrong is found between the first two (`validate`); after that
 //! nothing fails for a reason that stands in the file.
 
+pub mod diagnostic;
+pub mod file;
+mod mask;
+pub mod path;
+mod section;
+mod sources;
+pub mod validate;
+pub mod values;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
+pub use crate::config::validate::parse;
 use crate::secret::Secret;
+
+/// A file that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// What somebody should look at all the same.
+    pub warnings: Report,
+}
+
+/// Reads and checks a configuration file. `env` looks up environment variables.
+///
+/// # Errors
+/// All mistakes at once, or the reason why the file cannot be read.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    let unreadable =
+        |why: String| Report::new(path, "", vec![Diagnostic::error(format!("cannot read {}: {why}", path.display()))]);
+    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| unreadable(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))?;
+    parse(&text, path, env)
+}
 
 /// A checked configuration. Names in it (of pools and upstreams) are known to resolve.
 #[derive(Clone, Debug)]
@@ -25,7 +58,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[admin]`.
     pub admin: Admin,
-    /// `[pool.*]`, at least one, sorted by name.
+    /// `[pool.*]`, sorted by name; at least one, unless every route is public.
     pub pools: Vec<Arc<Pool>>,
     /// `[upstream.*]`, sorted by name.
     pub upstreams: Vec<Arc<Upstream>>,
@@ -115,6 +148,26 @@ pub struct Pool {
     /// `[pool.NAME.embedded]`: this process runs the pool itself.
     pub embedded: Option<Embedded>,
 }
+
+impl Pool {
+    /// The same pool, with every address of an embedded one as it is after it was bound: in the file
+    /// its port may be 0. Other pools stay as they are.
+    #[must_use]
+    pub fn at(&self, bound: SocketAddr) -> Self {
+        let mut pool = self.clone();
+        if let Some(embedded) = &mut pool.embedded {
+            embedded.address = bound;
+            pool.endpoint = format!("http://{bound}");
+            let issuer = format!("{}/{}", pool.endpoint, pool.id);
+            pool.jwks = format!("{issuer}{JWKS_PATH}");
+            pool.issuers = vec![issuer];
+        }
+        pool
+    }
+}
+
+/// Where a key set is below its issuer (cognito-api.md §6.2).
+pub(crate) const JWKS_PATH: &str = "/.well-known/jwks.json";
 
 /// A user pool id, `<region>_<suffix>`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,1 +1,353 @@
-//! To come.
+//! The request, on one page.
+//!
+//! [`Worker::handle`] cannot fail: it begins the record, turns a problem or a panic into an answer,
+//! and moves the record into it. [`Worker::respond`] is the way of a request from top to bottom.
+
+mod host;
+mod panic;
+pub mod path;
+pub mod route;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use http::{HeaderValue, Method, Request, Response};
+use http_body::Body as _;
+
+use self::host::{EffectiveHost, effective_host};
+use self::path::{Ambiguity, NormalPath};
+use self::route::{Match, Pattern, Routes};
+use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
+use crate::access::identity::{Identity, Stamp, stamp};
+use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
+use crate::auth::Auth;
+use crate::clock::Clock;
+use crate::config::{self, Access, HostPattern, PathPattern};
+use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
+use crate::problem::{Code, Problem};
+use crate::server::framing::Refusal;
+use crate::server::{RequestBody, Service};
+use crate::telemetry::access_log::{AccessLog, Path, Record, RecordedBody};
+use crate::telemetry::metrics::{self, Count, Metrics, RouteMetrics};
+use crate::telemetry::trace::{RequestId, TraceContext};
+use crate::upstream::{Connections, Exchange, Timing, Trailers, Upstream};
+
+/// Everything that one configuration made: immutable, shared by all workers.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Where requests go, and for whom.
+    pub routes: Routes<Route>,
+    /// Tells who sent a request.
+    pub authenticator: Arc<Authenticator>,
+    /// What upstreams are told of it.
+    pub identity: Arc<Identity>,
+    /// The identity routes.
+    pub auth: Option<Auth>,
+    /// `[server]`.
+    pub server: config::Server,
+    /// Decisions, counted.
+    pub decisions: Decisions,
+}
+
+/// A route with everything resolved that its requests need.
+#[derive(Debug)]
+pub struct Route {
+    /// As configured.
+    pub config: Arc<config::Route>,
+    /// Where its requests go.
+    pub upstream: Arc<Upstream>,
+    /// Held metrics.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+impl Pattern for Route {
+    fn host(&self) -> &HostPattern {
+        &self.config.host
+    }
+    fn path(&self) -> &PathPattern {
+        &self.config.path
+    }
+    fn methods(&self) -> Option<&[Method]> {
+        self.config.methods.as_deref()
+    }
+}
+
+/// The counters of `portcullis_auth_total`, the frequent ones held.
+#[derive(Debug)]
+pub struct Decisions {
+    metrics: Arc<Metrics>,
+    accepted: Count,
+    anonymous: Count,
+}
+
+impl Decisions {
+    /// Counters in `metrics`.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let held = |outcome: &'static str| metrics.auth.get_or_create_owned(&metrics::Auth::new(outcome, "ok"));
+        let (accepted, anonymous) = (held("accepted"), held("anonymous"));
+        Self { metrics, accepted, anonymous }
+    }
+
+    fn count(&self, decision: &Result<Permit, Denial>) {
+        match decision {
+            Ok(permit) if permit.principal().is_some() => self.accepted.inc(),
+            Ok(_) => self.anonymous.inc(),
+            Err(denial) => {
+                let outcome = if matches!(denial, Denial::Lacking(_)) { "denied" } else { "refused" };
+                self.metrics.auth.get_or_create_owned(&metrics::Auth::new(outcome, denial.as_str())).inc()
+            }
+        };
+    }
+}
+
+/// What one worker thread serves requests with.
+#[derive(Debug)]
+pub struct Worker {
+    snapshot: RefCell<Cache<Arc<ArcSwap<Gateway>>, Arc<Gateway>>>,
+    connections: Rc<Connections<RequestBody>>,
+    log: AccessLog,
+    clock: Clock,
+}
+
+/// What a worker knows of one client connection.
+#[derive(Debug)]
+pub struct Client {
+    info: ConnInfo,
+    hop: Hop,
+}
+
+impl Worker {
+    /// A worker that follows `snapshot`. It belongs to the thread that makes it.
+    pub fn new(snapshot: Arc<ArcSwap<Gateway>>, log: AccessLog, clock: Clock) -> Self {
+        Self { snapshot: RefCell::new(Cache::new(snapshot)), connections: Rc::default(), log, clock }
+    }
+
+    /// Answers a request; cannot fail.
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<RecordedBody<Body>> {
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
+        let gateway = Arc::clone(self.snapshot.borrow_mut().load());
+        let answer = panic::caught(self.respond(&gateway, &client, request, &mut record)).await;
+        let response = answer.unwrap_or_else(|_panic| {
+            self.log.metrics().panics.inc();
+            Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
+        });
+        let response = response.unwrap_or_else(|problem| problem_response(&problem, &mut record));
+        record.answer(response)
+    }
+
+    /// The way of a request, from top to bottom.
+    async fn respond(
+        &self,
+        gateway: &Gateway,
+        client: &Client,
+        mut request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Problem> {
+        let (head, now) = (request.headers(), record.time);
+        let trusted = is_trusted(client.info.peer.ip(), &gateway.server.trusted_proxies);
+        if trusted {
+            record.client = client_addr(client.info.peer.ip(), head, &gateway.server.trusted_proxies);
+            continue_names(record, head);
+        }
+        if request.method() == Method::CONNECT {
+            return Err(Problem { close: true, ..Problem::from(Code::MethodNotAllowed).because("connect") });
+        }
+        let host = effective_host(request.uri(), head)?;
+        let path = path::normalize(request.uri().path())?;
+
+        if let Some(auth) = &gateway.auth
+            && let Some(below) = auth.serves(&host.name, &path.text)
+        {
+            let below = below.to_owned();
+            record.route = Some(Arc::clone(auth.metrics()));
+            request.body_mut().count_into(record.count_in());
+            let mut response = auth.handle(request, &below, record.client).await?;
+            response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
+            return Ok(response);
+        }
+
+        let route = gateway.find(&host, &path, request.method())?;
+        record.route = Some(Arc::clone(&route.metrics));
+        check_length(route.config.body, request.body())?;
+
+        let credential = match &route.config.access {
+            // Nobody asks who is calling, so a bad token does no harm here and a good one no work.
+            Access::Public => Credential::Absent,
+            _ => gateway.authenticator.credential(head, now).await,
+        };
+        let decision = authorize(&route.config.access, &credential);
+        gateway.decisions.count(&decision);
+        let permit = decision?;
+        if let Some(principal) = permit.principal() {
+            record.subject = Some(Arc::clone(principal.subject()));
+            record.pool = Some(Arc::clone(&principal.verified().pool().name));
+        }
+
+        let target = upstream_target(request.uri(), &path)?;
+        let trailers = Trailers::of(head, &**gateway.identity.managed());
+        let forwarded = Forwarded {
+            hop: &client.hop,
+            trusted,
+            client: record.client,
+            host: host.value.as_ref(),
+            request_id: record.request_id,
+            trace: record.trace,
+        };
+        let upstream = &route.upstream;
+        let keep_authorization = upstream.config().keep_authorization;
+        let exchange = Exchange {
+            host: host.value.clone(),
+            trailers,
+            managed: gateway.identity.managed(),
+            body_stall: gateway.server.limits.body_stall,
+        };
+        if let Some(target) = target {
+            *request.uri_mut() = target;
+        }
+        let body = request.body_mut();
+        if !body.is_end_stream() {
+            body.set_limit(route.config.body.unwrap_or(u64::MAX));
+            body.count_into(record.count_in());
+        }
+        let vetted = stamp(request, &permit, &Stamp { identity: &gateway.identity, forwarded, keep_authorization })?;
+
+        record.upstream = Some(Arc::clone(&upstream.config().name));
+        let mut timing = Noted { timing: Timing::default(), record };
+        Ok(vetted.send(upstream, &self.connections, exchange, &mut timing.timing).await?)
+    }
+}
+
+impl Gateway {
+    /// The best route for a request. Where a lenient server would read the path in another way,
+    /// that reading must lead to the same route.
+    ///
+    /// # Errors
+    /// 404 without a route, 405 without one for the method, 400 when the path is ambiguous for it.
+    pub fn find(&self, host: &EffectiveHost<'_>, path: &NormalPath<'_>, method: &Method) -> Result<&Route, Problem> {
+        let route = match self.routes.find(&host.name, &path.text, method) {
+            Match::Route(route) => route,
+            Match::Method(_) | Match::None if path.encoded_slash => return Err(Ambiguity::EncodedSlash.into()),
+            Match::Method(methods) => return Err(method_not_allowed(&methods)),
+            Match::None => return Err(Code::RouteUnknown.into()),
+        };
+        if path.encoded_slash && !route.config.keep_encoded_slashes {
+            return Err(Ambiguity::EncodedSlash.into());
+        }
+        if let Some(lenient) = &path.lenient {
+            let same = matches!(self.routes.find(&host.name, lenient, method), Match::Route(other) if std::ptr::eq(other, route));
+            if !same {
+                return Err(Ambiguity::PathParameter.into());
+            }
+        }
+        Ok(route)
+    }
+}
+
+impl Service for Worker {
+    type Client = Client;
+    type Body = RecordedBody<Body>;
+
+    fn connected(&self, info: ConnInfo) -> Client {
+        Client { hop: Hop::new(info.peer, info.local), info }
+    }
+
+    fn call(
+        self: Rc<Self>,
+        client: Rc<Client>,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Response<Self::Body>> + 'static {
+        self.handle(client, request)
+    }
+
+    fn refuse(&self, client: &Client, refusal: Refusal) -> Response<Self::Body> {
+        // There is no request to take these from, so the line says that there was none.
+        let mut nothing = Request::new(());
+        *nothing.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &nothing);
+        record.path = Path::default();
+        let response = problem_response(&refusal.into(), &mut record);
+        record.answer(response)
+    }
+}
+
+/// What happened upstream goes into the record also when the client leaves in the middle.
+struct Noted<'a> {
+    timing: Timing,
+    record: &'a mut Record,
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        self.record.server = self.timing.server.take();
+        self.record.retries = self.timing.retries;
+        self.record.first_byte = self.timing.first_byte;
+    }
+}
+
+/// A trusted proxy's names for this request are continued.
+fn continue_names(record: &mut Record, headers: &http::HeaderMap) {
+    if let Some(id) = first(headers, &X_REQUEST_ID).and_then(RequestId::continued) {
+        record.request_id = id;
+    }
+    if let Some(trace) = first(headers, &TRACEPARENT).and_then(|value| TraceContext::parse(value.as_bytes()).ok()) {
+        record.trace = trace;
+    }
+}
+
+/// A body that is declared too large is refused before anything else is done for it.
+fn check_length(limit: Option<u64>, body: &RequestBody) -> Result<(), Problem> {
+    match limit {
+        Some(limit) if body.size_hint().lower() > limit => Err(Problem { close: true, ..Code::BodyTooLarge.into() }),
+        _ => Ok(()),
+    }
+}
+
+/// The target to send: the path that was decided on and the query as it came. `None` when that is
+/// what the request has already.
+fn upstream_target(uri: &http::Uri, path: &NormalPath<'_>) -> Result<Option<http::Uri>, Problem> {
+    if uri.authority().is_none() && uri.path() == path.text {
+        return Ok(None);
+    }
+    let target = match uri.query() {
+        Some(query) => format!("{}?{query}", path.text),
+        None => path.text.clone().into_owned(),
+    };
+    match target.parse() {
+        Ok(uri) => Ok(Some(uri)),
+        Err(_) => Err(Problem::from(Code::PathAmbiguous).because("target")),
+    }
+}
+
+fn method_not_allowed(methods: &[Method]) -> Problem {
+    let mut names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    Problem { allow: Some(names.join(", ")), ..Code::MethodNotAllowed.into() }
+}
+
+fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
+    record.code = Some(problem.code.as_str());
+    record.reason = Some(problem.reason.clone());
+    let mut response = problem.response(record.request_id.as_str());
+    let id: HeaderValue = record.request_id.header_value();
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    response
+}
+
+impl From<Ambiguity> for Problem {
+    fn from(ambiguity: Ambiguity) -> Self {
+        Self::from(Code::PathAmbiguous).because(ambiguity.as_str())
+    }
+}
+
+impl From<host::HostError> for Problem {
+    fn from(error: host::HostError) -> Self {
+        match error {
+            host::HostError::Repeated => Self::from(Code::HeaderAmbiguous).because("host"),
+            host::HostError::Malformed => Self::from(Code::RequestMalformed).because("host"),
+            host::HostError::Contradiction => Self::from(Code::RequestMalformed).because("host_contradiction"),
+        }
+    }
+}

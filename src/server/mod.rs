@@ -1,1 +1,12 @@
-//! To come.
+//! The data plane's front: listeners, workers, connections.
+
+mod body;
+mod connection;
+pub mod framing;
+mod io;
+mod worker;
+
+pub use body::RequestBody;
+pub use connection::{ConnectionLimits, Lifecycle, Service};
+pub use io::Patience;
+pub use worker::{Workers, bind};

@@ -3,9 +3,10 @@
 //! Counters on the hot path are resolved once (when a snapshot is built) and held; everybody else
 //! looks a label set up in its family. No label is ever text that a stranger chose.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
+use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -170,6 +171,49 @@ impl Metrics {
     }
 }
 
+/// The metrics of one route, held: resolved once when a snapshot is built, then a few nanoseconds
+/// a request.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    label: Arc<str>,
+    seconds: Histogram,
+    requests: Family<RouteCode, Count>,
+    /// Held counters by the status's first digit and its last two, each made when it first occurs:
+    /// there are 900 statuses, and a route sees a handful.
+    codes: [OnceLock<Box<[OnceLock<Count>; 100]>>; 10],
+}
+
+impl RouteMetrics {
+    /// The handles for the route that logs and metrics call `label`. Two of the same label (before
+    /// and after a reload) count on in the same places.
+    pub fn new(metrics: &Metrics, label: impl Into<Arc<str>>) -> Self {
+        let label = label.into();
+        Self {
+            seconds: metrics.request_seconds.get_or_create_owned(&Route::new(label.clone())),
+            requests: metrics.requests.clone(),
+            codes: [const { OnceLock::new() }; 10],
+            label,
+        }
+    }
+
+    /// How logs and metrics call the route.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// Counts one answered request.
+    pub fn observe(&self, status: StatusCode, seconds: f64) {
+        self.seconds.observe(seconds);
+        let (class, rest) = (usize::from(status.as_u16() / 100), usize::from(status.as_u16() % 100));
+        let Some(class) = self.codes.get(class) else { return };
+        let class = class.get_or_init(|| Box::new([const { OnceLock::new() }; 100]));
+        let Some(count) = class.get(rest) else { return };
+        count
+            .get_or_init(|| self.requests.get_or_create_owned(&RouteCode::new(self.label.clone(), status.as_str())))
+            .inc();
+    }
+}
+
 /// Buckets from half a millisecond to a minute.
 fn seconds() -> Histogram {
     Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0])
@@ -188,5 +232,103 @@ mod tests {
         assert!(text.contains("portcullis_requests_total{route=\"/api/*\",code=\"200\"} 1"), "{text}");
         assert!(text.contains("portcullis_jwks_age_seconds{pool=\"main\"} 3"), "{text}");
         assert!(text.contains("portcullis_build_info{version="), "{text}");
+    }
+
+    #[test]
+    fn routes_of_the_same_label_count_in_the_same_places() {
+        let metrics = Metrics::new();
+        let (before, after) = (RouteMetrics::new(&metrics, "/*"), RouteMetrics::new(&metrics, "/*"));
+        before.observe(StatusCode::OK, 0.1);
+        after.observe(StatusCode::OK, 0.2);
+        after.observe(StatusCode::from_u16(999).unwrap(), 0.2);
+        let text = metrics.text();
+        assert!(text.contains("portcullis_requests_total{route=\"/*\",code=\"200\"} 2"), "{text}");
+        assert!(text.contains("portcullis_requests_total{route=\"/*\",code=\"999\"} 1"), "{text}");
+        assert!(text.contains("portcullis_request_seconds_count{route=\"/*\"} 3"), "{text}");
+    }
+
+    /// One event on each metric, because a family shows nothing before its first.
+    fn touched() -> Metrics {
+        let metrics = Metrics::new();
+        // No `..`: a metric that is added has to be added here.
+        let Metrics {
+            registry: _,
+            requests,
+            request_seconds,
+            requests_in_flight: _,
+            connections,
+            auth,
+            token_cache,
+            jwks_fetch,
+            jwks_age_seconds,
+            jwks_keys,
+            upstream_requests,
+            upstream_seconds,
+            upstream_healthy,
+            upstream_connections,
+            retries,
+            provider_requests,
+            provider_seconds,
+            revocations,
+            config_generation: _,
+            access_log_dropped: _,
+            panics: _,
+        } = &metrics;
+        drop(requests.get_or_create(&RouteCode::new("a", "b")));
+        drop(request_seconds.get_or_create(&Route::new("a")));
+        drop(connections.get_or_create(&Listener::new("a")));
+        drop(auth.get_or_create(&Auth::new("a", "b")));
+        drop(token_cache.get_or_create(&Outcome::new("a")));
+        drop(jwks_fetch.get_or_create(&PoolOutcome::new("a", "b")));
+        drop(jwks_age_seconds.get_or_create(&Pool::new("a")));
+        drop(jwks_keys.get_or_create(&Pool::new("a")));
+        drop(upstream_requests.get_or_create(&ServerCode::new("a", "b", "c")));
+        drop(upstream_seconds.get_or_create(&Upstream::new("a")));
+        drop(upstream_healthy.get_or_create(&Server::new("a", "b")));
+        drop(upstream_connections.get_or_create(&ServerState::new("a", "b", "c")));
+        drop(retries.get_or_create(&Upstream::new("a")));
+        drop(provider_requests.get_or_create(&Provider::new("a", "b", "c")));
+        drop(provider_seconds.get_or_create(&Operation::new("a")));
+        drop(revocations.get_or_create(&Kind::new("a")));
+        metrics
+    }
+
+    /// `name type labels` of every metric that the text shows.
+    fn shown(text: &str) -> Vec<String> {
+        let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let row = |(family, kind): (&str, &str)| {
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                "histogram" => "_count",
+                _ => "",
+            };
+            let sample = format!("{family}{suffix}");
+            let labels = text.lines().find_map(|line| line.strip_prefix(&sample)?.strip_prefix('{')?.split('}').next());
+            let labels: Vec<_> = labels.into_iter().flat_map(|text| text.split(',')).collect();
+            let labels: Vec<_> = labels.iter().filter_map(|label| label.split('=').next()).collect();
+            format!("{} {kind} {}", if kind == "histogram" { family } else { &sample }, labels.join(" "))
+        };
+        kinds.map(row).collect()
+    }
+
+    /// The same of the table in the documentation.
+    fn documented() -> Vec<String> {
+        let rows = include_str!("../../docs/METRICS.md").lines().filter(|line| line.starts_with("| `portcullis_"));
+        let cells = rows.map(|row| row.split('|').skip(1).map(|cell| cell.trim().replace(['`', ','], "")));
+        let rows = cells.filter_map(|mut cells| {
+            let (name, kind, labels) = (cells.next()?, cells.next()?, cells.next()?);
+            Some(format!("{name} {kind} {labels}"))
+        });
+        // Alerts have two columns.
+        rows.filter(|row| ["counter", "gauge", "histogram", "info"].iter().any(|kind| row.contains(kind))).collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric_with_its_type_and_labels() {
+        let (mut shown, mut documented) = (shown(&touched().text()), documented());
+        shown.sort();
+        documented.sort();
+        assert_eq!(shown, documented);
     }
 }

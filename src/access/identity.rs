@@ -1,0 +1,270 @@
+//! What an upstream is told, and what it must never hear from anybody else.
+//!
+//! [`stamp`] removes and sets in one pass and returns a [`Vetted`] request, which is the only one
+//! that can be sent. Names are compared in collapsed form (every character outside `[a-z0-9]` reads
+//! as `-`), because CGI, WSGI and PHP backends cannot tell `X_Auth.Subject` from `X-Auth-Subject`.
+
+use std::fmt::Write;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+
+use super::Permit;
+use super::forwarded::Forwarded;
+use crate::config::{self, ClaimSource};
+use crate::http::{Body, BodyError, HOP_BY_HOP};
+use crate::token::Verified;
+use crate::upstream::{self, Connections, Exchange, Managed, Timing, Upstream};
+
+/// Identity headers that are ready to be set.
+pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// A claim that cannot stand in a header without being read as something else.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the claim behind {0} cannot be put into a header")]
+pub struct Unrepresentable(pub HeaderName);
+
+/// `[identity]`, ready for use.
+pub struct Identity {
+    headers: Vec<(HeaderName, ClaimSource)>,
+    managed: Managed,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("headers", &self.headers).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// From the configuration.
+    pub fn new(config: &config::Identity) -> Self {
+        let prefix: Vec<u8> = config.prefix.bytes().map(collapse).collect();
+        let managed = Arc::new(move |name: &HeaderName| starts_with(name.as_str(), &prefix));
+        Self { headers: config.headers.clone(), managed }
+    }
+
+    /// Whether a name could be read as one of the identity headers.
+    pub fn managed(&self) -> &Managed {
+        &self.managed
+    }
+
+    /// The headers that tell an upstream who sent a token. An absent claim is an absent header.
+    ///
+    /// # Errors
+    /// When a claim contains control characters, is a structure, or a list member contains a comma.
+    pub(super) fn headers_for(&self, verified: &Verified) -> Result<Headers, Unrepresentable> {
+        let mut headers = Vec::with_capacity(self.headers.len());
+        for (name, source) in &self.headers {
+            let claims = verified.claims();
+            let text = match source {
+                ClaimSource::Pool => Some(verified.pool().name.to_string()),
+                ClaimSource::Client => Some(claims.client.clone()),
+                ClaimSource::Username => claims.username.clone(),
+                ClaimSource::Claim(claim) => match claims.get(claim) {
+                    None => None,
+                    Some(value) => claim_text(value).ok_or_else(|| Unrepresentable(name.clone()))?,
+                },
+            };
+            if let Some(text) = text {
+                headers.push((name.clone(), encode(&text).ok_or_else(|| Unrepresentable(name.clone()))?));
+            }
+        }
+        Ok(headers)
+    }
+}
+
+/// A request that was decided on, cleaned and stamped. Only [`stamp`] makes one.
+#[derive(Debug)]
+pub struct Vetted<B> {
+    request: Request<B>,
+}
+
+/// What [`stamp`] needs besides the request and the permit.
+#[derive(Debug)]
+pub struct Stamp<'a> {
+    /// `[identity]`.
+    pub identity: &'a Identity,
+    /// What is said of the connection that the request came over.
+    pub forwarded: Forwarded<'a>,
+    /// Whether the caller's `Authorization` is passed on.
+    pub keep_authorization: bool,
+}
+
+/// Removes what the client may not say and sets what the gateway says.
+///
+/// # Errors
+/// When a claim of the caller cannot be represented: passing the request on without it would make
+/// it another request.
+pub fn stamp<B>(mut request: Request<B>, permit: &Permit, stamp: &Stamp<'_>) -> Result<Vetted<B>, Unrepresentable> {
+    let headers = request.headers_mut();
+    // First of all what `Connection` nominates, so that nothing set below can be nominated away.
+    remove_nominated(headers);
+    // What trusted proxies said is read before it is removed.
+    let forwarded = stamp.forwarded.headers(headers);
+    let unwanted: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| match **name {
+            header::AUTHORIZATION => !stamp.keep_authorization,
+            _ => is_ours(name) || (stamp.identity.managed)(name),
+        })
+        .cloned()
+        .collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+    join_cookies(headers);
+    forwarded.set(headers);
+    if let Some(principal) = permit.principal() {
+        for (name, value) in principal.headers.as_ref().map_err(Clone::clone)? {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    Ok(Vetted { request })
+}
+
+impl<B> Vetted<B>
+where
+    B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
+{
+    /// Sends the request: the one way to reach an upstream.
+    ///
+    /// # Errors
+    /// When there is no answer that can be passed on.
+    pub async fn send(
+        self,
+        upstream: &Arc<Upstream>,
+        connections: &Rc<Connections<B>>,
+        exchange: Exchange<'_>,
+        timing: &mut Timing,
+    ) -> Result<Response<Body>, upstream::Error> {
+        upstream::forward(upstream, connections, self.request, exchange, timing).await
+    }
+
+    /// The request as it would be sent, for `explain`.
+    pub fn request(&self) -> &Request<B> {
+        &self.request
+    }
+}
+
+/// RFC 9110 §7.6.1. Nominating an end-to-end header such as `Host` has no effect beyond removing it,
+/// and what the gateway sets is set afterwards.
+fn remove_nominated(headers: &mut HeaderMap) {
+    let mut nominated = Vec::new();
+    for line in headers.get_all(header::CONNECTION) {
+        for token in line.as_bytes().split(|byte| *byte == b',') {
+            let token = token.trim_ascii();
+            // The usual ones are no header names that anybody sends.
+            if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
+                continue;
+            }
+            nominated.extend(HeaderName::from_bytes(token));
+        }
+    }
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+/// Whether only the gateway may say this: hop-by-hop headers, `X-Forwarded-*` and their relatives.
+fn is_ours(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    // Nearly every header ends here: the names below begin with one of these letters.
+    if !matches!(text.as_bytes().first().copied().map(collapse), Some(b'c' | b'f' | b'k' | b'p' | b't' | b'u' | b'x')) {
+        return false;
+    }
+    HOP_BY_HOP.contains(name)
+        || OURS.iter().any(|ours| collapsed_eq(text, ours))
+        || OUR_PREFIXES.iter().any(|prefix| starts_with(text, prefix.as_bytes()))
+}
+
+/// Names that only the gateway sets, or that make a backend see another request than was decided on.
+const OURS: [&str; 10] = [
+    "forwarded",
+    "proxy",
+    "traceparent",
+    "tracestate",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+    "x-request-id",
+    "x-client-ip",
+];
+
+const OUR_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-"];
+
+/// Several `Cookie` lines are one list (RFC 6265 §5.4); backends that take the first or the last
+/// line would see different ones.
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// A claim as text: `Some(None)` when there is nothing to say, `None` when it cannot be said.
+fn claim_text(value: &serde_json::Value) -> Option<Option<String>> {
+    let text = match value {
+        serde_json::Value::Null => return Some(None),
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Bool(flag) => flag.to_string(),
+        serde_json::Value::Number(number) => number.to_string(),
+        serde_json::Value::Array(members) => {
+            let mut list = String::new();
+            for (index, member) in members.iter().enumerate() {
+                let member = member.as_str().filter(|member| !member.contains(','))?;
+                if index > 0 {
+                    list.push(',');
+                }
+                list.push_str(member);
+            }
+            list
+        }
+        serde_json::Value::Object(_) => return None,
+    };
+    Some(Some(text))
+}
+
+/// A header value: control characters are refused, whatever is not ASCII is percent-encoded as
+/// UTF-8, and so is `%`, so that the encoding can be undone (RFC 8187 §3.2.1 without its prefix).
+fn encode(text: &str) -> Option<HeaderValue> {
+    if text.chars().any(char::is_control) {
+        return None;
+    }
+    if text.is_ascii() && !text.contains('%') {
+        return HeaderValue::from_str(text).ok();
+    }
+    let mut encoded = String::with_capacity(text.len() * 3);
+    for byte in text.bytes() {
+        if byte.is_ascii() && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").ok()?;
+        }
+    }
+    HeaderValue::from_str(&encoded).ok()
+}
+
+/// How a lenient backend reads a byte of a header's name.
+const fn collapse(byte: u8) -> u8 {
+    match byte.to_ascii_lowercase() {
+        byte @ (b'a'..=b'z' | b'0'..=b'9') => byte,
+        _ => b'-',
+    }
+}
+
+fn collapsed_eq(name: &str, collapsed: &str) -> bool {
+    name.len() == collapsed.len() && starts_with(name, collapsed.as_bytes())
+}
+
+/// Whether the collapsed name begins with `prefix`, which is collapsed already.
+fn starts_with(name: &str, prefix: &[u8]) -> bool {
+    name.len() >= prefix.len() && name.bytes().map(collapse).zip(prefix).all(|(byte, wanted)| byte == *wanted)
+}

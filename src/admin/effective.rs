@@ -1,0 +1,337 @@
+//! What `GET /config` and `GET /routes` show: the configuration in force, every default filled in,
+//! under the names that the file uses.
+//!
+//! Each part is taken apart by name and without `..`, so that a key that is added cannot be
+//! forgotten here, nor a secret be shown because nobody thought of it.
+
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use serde_json::{Map, Value, json};
+
+use crate::config::{
+    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HostHeader, HostPattern, Identity, Keys, Limits,
+    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream,
+};
+
+/// The configuration of this generation, without its secrets.
+pub fn config(config: &Config, generation: u64) -> Value {
+    let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, log } = config;
+    let Admin { address } = admin;
+    let listeners: Vec<_> = listeners.iter().map(|Listener { address }| json!({ "address": address })).collect();
+    let pools: Map<_, _> = pools.iter().map(|pool| (pool.name.to_string(), show_pool(pool))).collect();
+    let upstreams: Map<_, _> = upstreams.iter().map(|one| (one.name.to_string(), show_upstream(one))).collect();
+    json!({
+        "generation": generation,
+        "source": source,
+        "server": show_server(server),
+        "listener": listeners,
+        "admin": { "address": address },
+        "pool": pools,
+        "upstream": upstreams,
+        "route": routes.iter().map(|route| show_route(route)).collect::<Vec<_>>(),
+        "auth": auth.as_ref().map(show_auth),
+        "identity": show_identity(identity),
+        "log": show_log(log),
+    })
+}
+
+/// The routes, in the order of the file.
+pub fn routes(config: &Config) -> Value {
+    config.routes.iter().map(|route| show_route(route)).collect()
+}
+
+fn show_server(server: &Server) -> Value {
+    let Server { workers, drain, trusted_proxies, limits } = server;
+    let Limits { connections, request_head, idle, head_size, headers, body, body_stall } = limits;
+    json!({
+        "workers": workers,
+        "drain": duration(*drain),
+        "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "limits": {
+            "connections": connections,
+            "request_head": duration(*request_head),
+            "idle": duration(*idle),
+            "head_size": head_size,
+            "headers": headers,
+            "body": body.unwrap_or(0),
+            "body_stall": duration(*body_stall),
+        },
+    })
+}
+
+fn show_pool(pool: &Pool) -> Value {
+    let Pool {
+        name: _,
+        id,
+        client_id,
+        client_secret,
+        flow,
+        clients,
+        token_use,
+        leeway,
+        endpoint,
+        issuers,
+        jwks,
+        keys,
+        embedded,
+    } = pool;
+    let Keys { refresh, stale, cooldown, cache } = keys;
+    json!({
+        "id": id.to_string(),
+        "client_id": client_id,
+        "client_secret": client_secret.as_ref().map(|secret| secret.to_string()),
+        "flow": match flow {
+            Flow::Srp => "srp",
+            Flow::Password => "password",
+        },
+        "clients": clients,
+        "token_use": token_uses(token_use),
+        "leeway": duration(*leeway),
+        "endpoint": endpoint,
+        "issuer": issuers,
+        "jwks": jwks,
+        "keys": {
+            "refresh": duration(*refresh),
+            "stale": duration(*stale),
+            "cooldown": duration(*cooldown),
+            "cache": cache,
+        },
+        "embedded": embedded.as_ref().map(show_embedded),
+    })
+}
+
+fn show_embedded(embedded: &Embedded) -> Value {
+    let Embedded { address, data, users } = embedded;
+    let user = |SeedUser { username, password, email, groups }: &SeedUser| json!({ "username": username, "password": password.to_string(), "email": email, "groups": groups });
+    json!({ "address": address, "data": data, "users": users.iter().map(user).collect::<Vec<_>>() })
+}
+
+fn show_upstream(upstream: &Upstream) -> Value {
+    let Upstream { name: _, servers, host, connect, response_head, idle, retries, keep_authorization } = upstream;
+    json!({
+        "servers": match servers {
+            Servers::Whoami => vec!["whoami:".to_owned()],
+            Servers::Http(endpoints) => endpoints.iter().map(|one| format!("http://{}", one.authority)).collect(),
+        },
+        "host": match host {
+            HostHeader::Preserve => "preserve",
+            HostHeader::Server => "server",
+            HostHeader::Fixed(host) => host,
+        },
+        "connect": duration(*connect),
+        "response_head": duration(*response_head),
+        "idle": duration(*idle),
+        "retries": retries,
+        "authorization": if *keep_authorization { "keep" } else { "drop" },
+    })
+}
+
+fn show_route(route: &Route) -> Value {
+    let Route { label, host, path, methods, upstream, access, body, keep_encoded_slashes, line } = route;
+    json!({
+        "label": **label,
+        "host": match host {
+            HostPattern::Any => None,
+            HostPattern::Exact(host) => Some(host.clone()),
+            HostPattern::Wildcard(domain) => Some(format!("*.{domain}")),
+        },
+        "path": match path {
+            PathPattern::Exact(path) => path.clone(),
+            PathPattern::Prefix(path) => format!("{path}/*"),
+        },
+        "methods": methods.as_ref().map(|methods| methods.iter().map(Method::as_str).collect::<Vec<_>>()),
+        "upstream": **upstream,
+        "access": match access {
+            Access::Public => "public".into(),
+            Access::Optional => "optional".into(),
+            Access::Required(rule) if *rule == Rule::default() => "required".into(),
+            Access::Required(rule) => show_rule(rule),
+        },
+        "body": body.unwrap_or(0),
+        "encoded_slashes": if *keep_encoded_slashes { "keep" } else { "reject" },
+        "line": line,
+    })
+}
+
+fn show_rule(rule: &Rule) -> Value {
+    let Rule { groups, scopes, claims, pool, token_use, clients } = rule;
+    json!({
+        "groups": groups,
+        "scopes": scopes,
+        "claims": claims.iter().map(|(claim, values)| (claim.clone(), json!(values))).collect::<Map<_, _>>(),
+        "pool": pool.as_deref(),
+        "token_use": token_use.as_deref().map(token_uses),
+        "clients": clients,
+    })
+}
+
+fn show_auth(auth: &Auth) -> Value {
+    let Auth { prefix, hosts, pool, register, hide_existing_users, floor } = auth;
+    json!({
+        "prefix": prefix,
+        "hosts": hosts,
+        "pool": **pool,
+        "register": register,
+        "hide_existing_users": hide_existing_users,
+        "floor": duration(*floor),
+    })
+}
+
+fn show_identity(identity: &Identity) -> Value {
+    let Identity { prefix, headers } = identity;
+    let header = |(name, source): &(HeaderName, ClaimSource)| {
+        let source = match source {
+            ClaimSource::Username => "username",
+            ClaimSource::Pool => "@pool",
+            ClaimSource::Client => "@client",
+            ClaimSource::Claim(claim) => claim,
+        };
+        (name.to_string(), json!(source))
+    };
+    json!({ "prefix": prefix, "headers": headers.iter().map(header).collect::<Map<_, _>>() })
+}
+
+fn show_log(log: &Log) -> Value {
+    let Log { level, format, access } = log;
+    let format = match format {
+        LogFormat::Auto => "auto",
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    json!({ "level": level.as_str().to_ascii_lowercase(), "format": format, "access": access })
+}
+
+fn token_uses(uses: &[TokenUse]) -> Value {
+    uses.iter().map(|token_use| token_use.as_str()).collect()
+}
+
+/// A duration as the file would have it: in the largest unit that fits.
+fn duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    [("h", 3_600_000), ("m", 60_000), ("s", 1000)]
+        .into_iter()
+        .find(|(_, unit)| millis > 0 && millis.is_multiple_of(*unit))
+        .map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Endpoint, PoolId};
+    use crate::secret::Secret;
+
+    fn example() -> Config {
+        let seconds = Duration::from_secs;
+        let pool = Pool {
+            name: "main".into(),
+            id: PoolId { region: "eu-west-1".into(), suffix: "AbC123xyz".into() },
+            client_id: "4hrtnexample".into(),
+            client_secret: Some(Secret::from("hunter2".to_owned())),
+            flow: Flow::Srp,
+            clients: vec!["4hrtnexample".into()],
+            token_use: vec![TokenUse::Access],
+            leeway: seconds(10),
+            endpoint: "http://127.0.0.1:9229".into(),
+            issuers: vec!["http://127.0.0.1:9229/eu-west-1_AbC123xyz".into()],
+            jwks: "http://127.0.0.1:9229/eu-west-1_AbC123xyz/.well-known/jwks.json".into(),
+            keys: Keys { refresh: seconds(600), stale: seconds(86_400), cooldown: seconds(10), cache: None },
+            embedded: Some(Embedded {
+                address: ([127, 0, 0, 1], 9229).into(),
+                data: None,
+                users: vec![SeedUser {
+                    username: "demo".into(),
+                    password: Secret::from("hunter3".to_owned()),
+                    email: None,
+                    groups: vec!["admin".into()],
+                }],
+            }),
+        };
+        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 3000, authority: "127.0.0.1:3000".into() };
+        let upstream = Upstream {
+            name: "app".into(),
+            servers: Servers::Http(vec![endpoint]),
+            host: HostHeader::Preserve,
+            connect: seconds(3),
+            response_head: seconds(60),
+            idle: seconds(60),
+            retries: 1,
+            keep_authorization: false,
+        };
+        let route = Route {
+            label: "*.example.com /api/*".into(),
+            host: HostPattern::Wildcard("example.com".into()),
+            path: PathPattern::Prefix("/api".into()),
+            methods: Some(vec![Method::GET]),
+            upstream: "app".into(),
+            access: Access::Required(Rule { groups: vec!["admin".into()], ..Rule::default() }),
+            body: None,
+            keep_encoded_slashes: false,
+            line: 12,
+        };
+        let limits = Limits {
+            connections: 20_000,
+            request_head: seconds(10),
+            idle: seconds(75),
+            head_size: 32 << 10,
+            headers: 100,
+            body: None,
+            body_stall: seconds(60),
+        };
+        Config {
+            source: "config/portcullis.toml".into(),
+            server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
+            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into() }],
+            admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
+            pools: vec![Arc::new(pool)],
+            upstreams: vec![Arc::new(upstream)],
+            routes: vec![Arc::new(route)],
+            auth: Some(Auth {
+                prefix: "/auth".into(),
+                hosts: Vec::new(),
+                pool: "main".into(),
+                register: true,
+                hide_existing_users: true,
+                floor: Duration::from_millis(300),
+            }),
+            identity: Identity {
+                prefix: "x-auth-".into(),
+                headers: vec![(HeaderName::from_static("x-auth-pool"), ClaimSource::Pool)],
+            },
+            log: Log { level: tracing::Level::INFO, format: LogFormat::Auto, access: true },
+        }
+    }
+
+    #[test]
+    fn it_speaks_as_the_file_does() {
+        let shown = config(&example(), 3);
+        assert_eq!(shown["generation"], 3);
+        assert_eq!(shown["server"]["limits"]["idle"], "75s");
+        assert_eq!(shown["pool"]["main"]["keys"]["stale"], "24h");
+        assert_eq!(shown["pool"]["main"]["id"], "eu-west-1_AbC123xyz");
+        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000"]));
+        assert_eq!(shown["auth"]["floor"], "300ms");
+        assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");
+        let route = &routes(&example())[0];
+        assert_eq!(*route, shown["route"][0]);
+        assert_eq!((&route["host"], &route["path"]), (&"*.example.com".into(), &"/api/*".into()));
+        assert_eq!(route["access"]["groups"], json!(["admin"]));
+    }
+
+    #[test]
+    fn secrets_are_stars() {
+        let shown = config(&example(), 1);
+        assert_eq!(shown["pool"]["main"]["client_secret"], "***");
+        assert_eq!(shown["pool"]["main"]["embedded"]["users"][0]["password"], "***");
+        assert!(!shown.to_string().contains("hunter"), "{shown}");
+    }
+
+    #[test]
+    fn durations_take_the_largest_unit_that_fits() {
+        let shown = [0, 1, 300, 1000, 75_000, 60_000, 90_000, 3_600_000, 86_400_000]
+            .map(|millis| duration(Duration::from_millis(millis)));
+        assert_eq!(shown, ["0ms", "1ms", "300ms", "1s", "75s", "1m", "90s", "1h", "24h"]);
+    }
+}

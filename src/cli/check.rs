@@ -1,0 +1,126 @@
+//! `portcullis check`: says what is wrong with the configuration, all of it at once.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use crate::config::{self, Config, Report};
+
+/// The exit code for a configuration that cannot be used.
+pub const CONFIG_ERROR: u8 = 3;
+
+/// Checks a file with this process's environment. The report goes to stderr, in colors on a terminal
+/// unless `NO_COLOR` is set; the sentence that all is fine goes to stdout.
+///
+/// Returns the exit code: 0, or [`CONFIG_ERROR`] on mistakes and, when `strict`, on warnings.
+///
+/// # Errors
+/// When the text cannot be written.
+pub fn run(path: &Path, strict: bool) -> io::Result<u8> {
+    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let env = |name: &str| std::env::var(name).ok();
+    check(path, strict, &env, color, &mut io::stdout().lock(), &mut io::stderr().lock())
+}
+
+fn check(
+    path: &Path,
+    strict: bool,
+    env: &dyn Fn(&str) -> Option<String>,
+    color: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<u8> {
+    let (report, config) = match config::load(path, env) {
+        Ok(loaded) => (loaded.warnings, Some(loaded.config)),
+        Err(report) => (report, None),
+    };
+    if !report.diagnostics.is_empty() {
+        let text = if color { report.colored() } else { report.to_string() };
+        writeln!(err, "{text}\n")?;
+    }
+    let found = found(&report);
+    match config {
+        Some(config) if report.diagnostics.is_empty() => {
+            writeln!(out, "{} is fine: {}", path.display(), contents(&config))?;
+            Ok(0)
+        }
+        Some(config) if !strict => {
+            writeln!(out, "{} can be used, with {found}: {}", path.display(), contents(&config))?;
+            Ok(0)
+        }
+        _ => {
+            writeln!(err, "{} cannot be used: {found}", path.display())?;
+            Ok(CONFIG_ERROR)
+        }
+    }
+}
+
+/// How much was found: `2 errors, 1 warning`.
+fn found(report: &Report) -> String {
+    let errors = report.errors();
+    let kinds = [(errors, "error"), (report.diagnostics.len() - errors, "warning")];
+    let kinds: Vec<String> =
+        kinds.iter().filter(|(count, _)| *count > 0).map(|(count, what)| counted(*count, what)).collect();
+    kinds.join(", ")
+}
+
+/// What the file is about, in one line.
+fn contents(config: &Config) -> String {
+    [
+        counted(config.listeners.len(), "listener"),
+        counted(config.routes.len(), "route"),
+        counted(config.upstreams.len(), "upstream"),
+        counted(config.pools.len(), "user pool"),
+    ]
+    .join(", ")
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Exit code, stdout and stderr for a file with this text.
+    fn check_text(text: &str, strict: bool) -> (u8, String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.toml");
+        std::fs::write(&path, text).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check(&path, strict, &|_| None, false, &mut out, &mut err).unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap().replace(path.to_str().unwrap(), "p.toml");
+        (code, text(out), text(err))
+    }
+
+    const GOOD: &str = "version = 1\nlistener = [{ address = \"127.0.0.1:1\" }]\n";
+
+    #[test]
+    fn a_good_file_is_fine_on_stdout() {
+        let sentence = "p.toml is fine: 1 listener, 0 routes, 0 upstreams, 0 user pools\n";
+        assert_eq!(check_text(GOOD, true), (0, sentence.to_owned(), String::new()));
+    }
+
+    #[test]
+    fn warnings_are_shown_and_fail_only_when_strict() {
+        let text = format!("{GOOD}admin.address = \"0.0.0.0:1234\"\n");
+        let (code, out, err) = check_text(&text, false);
+        assert_eq!(code, 0);
+        assert!(out.starts_with("p.toml can be used, with 1 warning: "), "{out}");
+        assert!(err.starts_with("warning: "), "{err}");
+        let (code, out, err) = check_text(&text, true);
+        assert_eq!((code, out.as_str()), (CONFIG_ERROR, ""));
+        assert!(err.ends_with("\n\np.toml cannot be used: 1 warning\n"), "{err}");
+    }
+
+    #[test]
+    fn mistakes_and_missing_files_fail() {
+        let (code, out, err) = check_text("version = 2\nx = 1\n", false);
+        assert_eq!((code, out.as_str()), (CONFIG_ERROR, ""));
+        assert!(err.ends_with("p.toml cannot be used: 3 errors\n"), "{err}");
+        let mut err = Vec::new();
+        let code = check(Path::new("/nowhere.toml"), false, &|_| None, false, &mut Vec::new(), &mut err).unwrap();
+        assert_eq!(code, CONFIG_ERROR);
+        assert!(String::from_utf8(err).unwrap().starts_with("error: cannot read /nowhere.toml: "));
+    }
+}

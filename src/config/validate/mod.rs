@@ -1,0 +1,214 @@
+//! From the file to what it means. Nothing stops at the first mistake: each section notes its own
+//! and goes on with defaults, and a `Config` leaves this module only if none was noted.
+
+mod identity;
+mod pool;
+mod route;
+mod upstream;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use crate::config::diagnostic::{Diagnostic, Report, Span};
+use crate::config::file::{ADMIN, LIMITS, LISTENER, LOG, ROOT, ROUTE, SERVER, STORE};
+use crate::config::section::{Reader, Section};
+use crate::config::{Admin, Config, Limits, Listener, Loaded, Log, LogFormat, Server, values};
+
+/// Reads a configuration from its text. `path` is how the file is called, and its folder is what
+/// relative paths are relative to; `env` looks up environment variables. Nothing else is looked at
+/// but the files of secrets.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    if !syntax.is_empty() {
+        // What could be recovered would only add mistakes that are none.
+        let found = syntax
+            .iter()
+            .map(|error| Diagnostic::error("not valid TOML").at(error.span().unwrap_or_default(), error.message()));
+        return Err(Report::new(path, text, found.collect()));
+    }
+    let reader = Reader::new(path.parent().unwrap_or(Path::new("")), env);
+    let root = Section::open(&reader, &ROOT, 0..0, table.get_ref());
+    let config = whole(&root, text, path);
+    let report = Report::new(path, text, reader.finish());
+    if report.errors() > 0 { Err(report) } else { Ok(Loaded { config, warnings: report }) }
+}
+
+/// The file, section by section, and then what spans sections.
+fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
+    version(root);
+    let server = server(&root.child("server", &SERVER));
+    let mut bound = Vec::new();
+    let listeners = listeners(root, &mut bound);
+    let admin = admin(&root.child("admin", &ADMIN), &mut bound);
+    let pools = pool::all(root, &mut bound);
+    no_address_twice(root, &bound);
+    let upstreams = upstream::all(root);
+    let auth = identity::auth(root, &pools);
+    let names = route::Names {
+        pools: pools.iter().map(|pool| &*pool.name).collect(),
+        upstreams: upstreams.iter().map(|upstream| &*upstream.name).collect(),
+    };
+    let routes = root.children("route", &ROUTE);
+    let routes: Vec<route::Placed> =
+        routes.iter().map(|section| route::one(section, &names, &pools, &server.limits, text)).collect();
+    route::no_two_tie(root, &routes);
+    route::none_in_auth(root, &routes, auth.as_ref());
+    let identity = identity::identity(root);
+    // The keys of [store] are in the table of what is not available: opening it is the whole check.
+    let _checked = root.child("store", &STORE);
+    Config {
+        source: path.to_owned(),
+        server,
+        listeners,
+        admin,
+        pools: pools.into_iter().map(Arc::new).collect(),
+        upstreams: upstreams.into_iter().map(Arc::new).collect(),
+        routes: routes.into_iter().filter_map(|route| route.meaning).map(Arc::new).collect(),
+        auth,
+        identity,
+        log: log(&root.child("log", &LOG)),
+    }
+}
+
+/// The format of the file itself.
+fn version(root: &Section<'_>) {
+    root.require("version", "1");
+    let Some(value) = root.value("version") else { return };
+    let integer = value.get_ref().as_integer();
+    if !integer.is_some_and(|integer| integer.radix() == 10 && integer.as_str() == "1") {
+        let unknown = Diagnostic::error("this version of the file format is not known");
+        root.reader.note(unknown.at(value.span(), "must be 1").help("write version = 1"));
+    }
+}
+
+/// `[server]` and `[server.limits]`.
+fn server(section: &Section<'_>) -> Server {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = section.count("workers", 0, 0..=1024);
+    let trusted_proxies = section.list("trusted_proxies", "a network", values::network).unwrap_or_default();
+    for network in trusted_proxies.iter().filter(|network| network.get_ref().prefix_len() == 0) {
+        let everybody = Diagnostic::warning("every client is believed to be a proxy");
+        let help = "anyone can then claim any address: name the networks of your proxies";
+        section.reader.note(everybody.at(network.span(), "every address").help(help));
+    }
+    Server {
+        workers: if workers == 0 { cores } else { workers },
+        drain: section.positive_duration("drain", Duration::from_secs(30)),
+        trusted_proxies: trusted_proxies.into_iter().map(Spanned::into_inner).collect(),
+        limits: limits(&section.child("limits", &LIMITS)),
+    }
+}
+
+fn limits(section: &Section<'_>) -> Limits {
+    let head_size = section.size("head_size").map_or(32 << 10, |size| {
+        let (span, bytes) = (size.span(), size.into_inner());
+        // Below that common browsers fail, above it one client could take too much memory.
+        if !(1 << 10..=1 << 20).contains(&bytes) {
+            let out = Diagnostic::error("`head_size` is out of range");
+            section.reader.note(out.at(span, "must be from 1KiB to 1MiB"));
+        }
+        bytes
+    });
+    Limits {
+        connections: section.count("connections", 20_000, 1..=10_000_000),
+        request_head: section.positive_duration("request_head", Duration::from_secs(10)),
+        idle: section.positive_duration("idle", Duration::from_secs(75)),
+        head_size: usize::try_from(head_size).unwrap_or(usize::MAX),
+        headers: section.count("headers", 100, 1..=10_000),
+        body: section.size("body").map(Spanned::into_inner).filter(|bytes| *bytes > 0),
+        body_stall: section.positive_duration("body_stall", Duration::from_secs(60)),
+    }
+}
+
+/// An address that this process binds, and what for.
+struct Bound {
+    address: SocketAddr,
+    span: Span,
+    what: String,
+}
+
+/// `[[listener]]`.
+fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
+    if root.value("listener").is_none() {
+        let none = Diagnostic::error("there is no [[listener]]").at(0..0, "nothing to serve on");
+        root.reader.note(none.help("add [[listener]] with address = \"127.0.0.1:8080\""));
+    }
+    let mut listeners = Vec::new();
+    for section in root.children("listener", &LISTENER) {
+        section.require("address", "\"127.0.0.1:8080\"");
+        let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
+        let (span, address) = (address.span(), address.into_inner());
+        bound.push(Bound { address, span, what: "a listener".to_owned() });
+        listeners.push(Listener { address });
+    }
+    listeners
+}
+
+/// `[admin]`.
+fn admin(section: &Section<'_>, bound: &mut Vec<Bound>) -> Admin {
+    let default = SocketAddr::from(([127, 0, 0, 1], 9901));
+    let written = section.parsed("address", "an address to listen on", values::address);
+    let span = section.place_of("address");
+    let address = written.map_or(default, Spanned::into_inner);
+    if !address.ip().is_loopback() {
+        let open = Diagnostic::warning("the admin listener is reachable from other machines");
+        let help =
+            "whoever reaches it sees the configuration and can reload it: guard it by a firewall or use 127.0.0.1";
+        section.reader.note(open.at(span.clone(), "not a loopback address").help(help));
+    }
+    bound.push(Bound { address, span, what: "the admin listener".to_owned() });
+    Admin { address }
+}
+
+/// Whether everything that is bound can be bound at the same time.
+fn no_address_twice(root: &Section<'_>, bound: &[Bound]) {
+    for (index, second) in bound.iter().enumerate() {
+        let Some(first) = bound.iter().take(index).find(|first| collide(first.address, second.address)) else {
+            continue;
+        };
+        let (first, second) = if first.span.start > second.span.start { (second, first) } else { (first, second) };
+        let twice = Diagnostic::error(format!("{} is taken", second.address));
+        let twice = twice.at(second.span.clone(), format!("for {}", second.what));
+        let twice = if first.span.is_empty() {
+            twice.help(format!("{} is there by default: give it another address", first.what))
+        } else {
+            twice.at(first.span.clone(), format!("by {}", first.what))
+        };
+        root.reader.note(twice);
+    }
+}
+
+/// Whether the second of two addresses could not be bound. Port 0 is always free.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let overlap = |a: IpAddr, b: IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && a.is_unspecified());
+    a.port() != 0 && a.port() == b.port() && (overlap(a.ip(), b.ip()) || overlap(b.ip(), a.ip()))
+}
+
+/// `[log]`.
+fn log(section: &Section<'_>) -> Log {
+    use tracing::Level;
+    let levels = [
+        ("trace", Level::TRACE),
+        ("debug", Level::DEBUG),
+        ("info", Level::INFO),
+        ("warn", Level::WARN),
+        ("error", Level::ERROR),
+    ];
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    Log {
+        level: section.choice("level", Level::INFO, &levels),
+        format: section.choice("format", LogFormat::Auto, &formats),
+        access: section.flag("access", true),
+    }
+}
+
+#[cfg(test)]
+mod tests;

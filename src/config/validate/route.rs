@@ -1,0 +1,219 @@
+//! `[[route]]`, and what holds between routes.
+
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::config::diagnostic::{Diagnostic, Span, closest};
+use crate::config::file::ACCESS;
+use crate::config::section::Section;
+use crate::config::validate::pool;
+use crate::config::values::{self, Invalid};
+use crate::config::{Access, Auth, HostPattern, Limits, PathPattern, Pool, Route, Rule, TokenUse, path};
+
+/// The names that a route may use.
+pub(super) struct Names<'a> {
+    pub(super) pools: Vec<&'a str>,
+    pub(super) upstreams: Vec<&'a str>,
+}
+
+/// A route, and where it stands.
+pub(super) struct Placed {
+    /// The value of `path`, or the header of the route.
+    span: Span,
+    /// `None` when it has no usable path or host: then it matches nothing that could be compared.
+    pub(super) meaning: Option<Route>,
+}
+
+/// Reads one route.
+pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limits: &Limits, text: &str) -> Placed {
+    section.require("path", "\"/*\"");
+    section.require("upstream", "\"app\"");
+    let keep_encoded_slashes = section.choice("encoded_slashes", false, &[("reject", false), ("keep", true)]);
+    let path = section.parsed("path", "a path in normal form", |text| path::pattern(text, keep_encoded_slashes));
+    let host = section.parsed("host", "a host name", values::host_pattern);
+    let host_is_wrong = host.is_none() && section.value("host").is_some();
+    section.refuse_empty("methods", "no request would match");
+    let methods = section.list("methods", "a method", values::method);
+    let upstream = name_of(section, "upstream", &names.upstreams);
+    let access = access(section, names, pools);
+    let body = section.size("body").map_or(limits.body, |size| Some(size.into_inner()).filter(|bytes| *bytes > 0));
+    let span = section.place_of("path");
+    let (Some(path), false) = (path, host_is_wrong) else { return Placed { span, meaning: None } };
+    let (host, path) = (host.map_or(HostPattern::Any, Spanned::into_inner), path.into_inner());
+    let line = text.as_bytes().iter().take(section.place.start).filter(|byte| **byte == b'\n').count() + 1;
+    let meaning = Some(Route {
+        label: label(&host, &path),
+        host,
+        path,
+        methods: methods.map(|methods| methods.into_iter().map(Spanned::into_inner).collect()),
+        upstream: Arc::from(upstream.unwrap_or_default()),
+        access,
+        body,
+        keep_encoded_slashes,
+        line,
+    });
+    Placed { span, meaning }
+}
+
+/// How logs and metrics call a route.
+fn label(host: &HostPattern, path: &PathPattern) -> Arc<str> {
+    let path = match path {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(path) => format!("{path}/*"),
+    };
+    match host {
+        HostPattern::Any => path.into(),
+        HostPattern::Exact(host) => format!("{host} {path}").into(),
+        HostPattern::Wildcard(host) => format!("*.{host} {path}").into(),
+    }
+}
+
+/// A text that must be one of the names of other sections.
+pub(super) fn name_of<'a>(section: &Section<'a>, key: &str, names: &[&str]) -> Option<&'a str> {
+    let name = section.text(key)?;
+    if !names.contains(name.get_ref()) {
+        let unknown = Diagnostic::error(format!("there is no {key} `{}`", name.get_ref()));
+        let label = closest(name.get_ref(), names.iter().copied())
+            .map_or_else(|| "not in the file".to_owned(), |similar| format!("did you mean `{similar}`?"));
+        let help = format!("add [{key}.{}]", name.get_ref());
+        section.reader.note(unknown.at(name.span(), label).help(help));
+    }
+    Some(name.get_ref())
+}
+
+/// `access`: a word or a table.
+fn access(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Access {
+    let required = || Access::Required(Rule::default());
+    let access = match section.value("access") {
+        None => required(),
+        Some(value) => match value.get_ref() {
+            DeValue::String(word) => match word.as_ref() {
+                "public" => Access::Public,
+                "optional" => Access::Optional,
+                "required" => required(),
+                other => {
+                    let words = ["public", "optional", "required"];
+                    let why = closest(other, words)
+                        .map_or_else(|| "not known".to_owned(), |word| format!("did you mean \"{word}\"?"));
+                    let invalid =
+                        Invalid::new(why).help("write \"public\", \"optional\", \"required\" or a table of rules");
+                    section.reader.invalid("`access` is not one of its words".to_owned(), value.span(), invalid);
+                    required()
+                }
+            },
+            _ => section
+                .child_from("access", value, &ACCESS, "a word or a table")
+                .map_or_else(required, |table| Access::Required(rule(&table, names, pools))),
+        },
+    };
+    if access != Access::Public && pools.is_empty() {
+        let nobody = Diagnostic::error("no user pool whose tokens this route could accept");
+        let nobody = nobody.at(section.place_of("access"), "needs a verified token");
+        section.reader.note(nobody.help("add [pool.main], or make the route public: access = \"public\""));
+    }
+    access
+}
+
+/// `access` as a table.
+fn rule(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Rule {
+    for key in ["groups", "scopes", "claims", "clients"] {
+        section.refuse_empty(key, "this asks for nothing");
+    }
+    let texts = |key: &str, what: &str| {
+        let list = section.list(key, what, values::claim_name)?;
+        Some(list.into_iter().map(Spanned::into_inner).collect::<Vec<String>>())
+    };
+    let clients = section.list("clients", "an app client id", pool::client_id);
+    let rule = Rule {
+        groups: texts("groups", "a group").unwrap_or_default(),
+        scopes: texts("scopes", "a scope").unwrap_or_default(),
+        claims: claims(section),
+        pool: name_of(section, "pool", &names.pools).map(Arc::from),
+        token_use: pool::token_use(section),
+        clients: clients.map(|list| list.into_iter().map(Spanned::into_inner).collect()),
+    };
+    let nothing = ["groups", "scopes", "claims", "pool", "token_use", "clients"];
+    if nothing.iter().all(|key| section.value(key).is_none()) {
+        let empty = Diagnostic::error("`access` has no rule");
+        section.reader.note(empty.at(section.place.clone(), "asks for nothing").help("write access = \"required\""));
+    }
+    let candidates = || pools.iter().filter(|pool| rule.pool.as_ref().is_none_or(|name| *name == pool.name));
+    let access_tokens = match &rule.token_use {
+        Some(uses) => uses.contains(&TokenUse::Access),
+        None => candidates().count() == 0 || candidates().any(|pool| pool.token_use.contains(&TokenUse::Access)),
+    };
+    if !rule.scopes.is_empty() && !access_tokens {
+        let never = Diagnostic::error("`scopes` can never be met: ID tokens have none");
+        let never = never.at(section.place_of("scopes"), "only access tokens have scopes");
+        section.reader.note(never.help("add token_use = [\"access\"] to the rule"));
+    }
+    rule
+}
+
+/// `claims`: each with the values that are fine.
+fn claims(section: &Section<'_>) -> Vec<(String, Vec<String>)> {
+    let Some(value) = section.value("claims") else { return Vec::new() };
+    let DeValue::Table(table) = value.get_ref() else {
+        section.reader.wrong_type("claims", "a table of claims", value);
+        return Vec::new();
+    };
+    let mut claims = Vec::new();
+    for (name, values) in table {
+        let text = name.get_ref().as_ref();
+        if let Err(invalid) = values::claim_name(text) {
+            section.reader.invalid(format!("`{text}` is not a claim name"), name.span(), invalid);
+        }
+        let accepted = section.reader.texts(text, values);
+        if values.get_ref().as_array().is_some_and(|array| array.is_empty()) {
+            let never = Diagnostic::error(format!("the claim `{text}` can never be met"));
+            section.reader.note(never.at(values.span(), "no value is fine"));
+        }
+        claims.push((text.to_owned(), accepted.into_iter().map(|text| (*text.get_ref()).to_owned()).collect()));
+    }
+    claims
+}
+
+/// Two routes that match the same requests, with nothing to prefer one of them.
+pub(super) fn no_two_tie(root: &Section<'_>, routes: &[Placed]) {
+    for (index, second) in routes.iter().enumerate() {
+        let earlier = routes.iter().take(index).find(|first| match (&first.meaning, &second.meaning) {
+            (Some(first), Some(second)) => tie(first, second),
+            _ => false,
+        });
+        let (Some(first), Some(route)) = (earlier, &second.meaning) else { continue };
+        let line = first.meaning.as_ref().map_or(0, |route| route.line);
+        let title = format!("two routes match the same requests: `{}`", route.label);
+        let tied = Diagnostic::error(title)
+            .at(second.span.clone(), format!("the route of line {}", route.line))
+            .at(first.span.clone(), format!("the route of line {line}"));
+        root.reader.note(tied.help("the order in the file does not count: tell them apart by host, path or methods"));
+    }
+}
+
+fn tie(a: &Route, b: &Route) -> bool {
+    let methods = match (&a.methods, &b.methods) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.iter().any(|method| b.contains(method)),
+        _ => false,
+    };
+    methods && a.host == b.host && a.path == b.path
+}
+
+/// Routes that the identity routes would hide.
+pub(super) fn none_in_auth(root: &Section<'_>, routes: &[Placed], auth: Option<&Auth>) {
+    let Some(auth) = auth else { return };
+    for placed in routes {
+        let Some(route) = &placed.meaning else { continue };
+        let (PathPattern::Exact(path) | PathPattern::Prefix(path)) = &route.path;
+        let inside = path.strip_prefix(&auth.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let same_host =
+            auth.hosts.is_empty() || matches!(&route.host, HostPattern::Exact(host) if auth.hosts.contains(host));
+        if inside && same_host {
+            let hidden = Diagnostic::error(format!("`{}` belongs to the identity routes", route.label));
+            let hidden = hidden.at(placed.span.clone(), format!("inside of {}", auth.prefix));
+            root.reader.note(hidden.help("choose another path, or another `prefix` or `hosts` in [auth]"));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `[upstream.NAME]`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::config::diagnostic::{Diagnostic, Span, closest};
+use crate::config::file::{ENDPOINT, UPSTREAM};
+use crate::config::section::Section;
+use crate::config::values::{self, Invalid};
+use crate::config::{Endpoint, HostHeader, Servers, Upstream};
+
+/// The built-in server.
+const WHOAMI: &str = "whoami:";
+
+/// Every upstream, sorted by name; also those with mistakes, so that routes may name them.
+pub(super) fn all(root: &Section<'_>) -> Vec<Upstream> {
+    root.named("upstream", &UPSTREAM).iter().map(|(name, section)| one(name, section)).collect()
+}
+
+fn one(name: &str, section: &Section<'_>) -> Upstream {
+    section.require("servers", "[\"http://127.0.0.1:3000\"]");
+    Upstream {
+        name: Arc::from(name),
+        servers: servers(section),
+        host: host(section),
+        connect: section.positive_duration("connect", Duration::from_secs(3)),
+        response_head: section.positive_duration("response_head", Duration::from_secs(60)),
+        idle: section.positive_duration("idle", Duration::from_secs(60)),
+        retries: u32::try_from(section.count("retries", 1, 0..=1)).unwrap_or(1),
+        keep_authorization: section.choice("authorization", false, &[("drop", false), ("keep", true)]),
+    }
+}
+
+/// `servers`: texts, or tables with a `url`.
+fn servers(section: &Section<'_>) -> Servers {
+    let mut whoami: Option<Span> = None;
+    let mut endpoints: Vec<Spanned<Endpoint>> = Vec::new();
+    let elements = match section.value("servers") {
+        Some(value) => match value.get_ref() {
+            DeValue::Array(array) => array,
+            _ => {
+                section.reader.wrong_type("servers", "a list of servers", value);
+                return Servers::Whoami;
+            }
+        },
+        None => return Servers::Whoami,
+    };
+    if elements.is_empty() {
+        let none = Diagnostic::error("`servers` is empty");
+        section.reader.note(none.at(section.place_of("servers"), "requests would have nowhere to go"));
+    }
+    for element in elements.iter() {
+        let url = match element.get_ref() {
+            DeValue::String(text) => {
+                let unavailable = section.reader.is_unavailable(&UPSTREAM, "servers", element);
+                (!unavailable).then(|| Spanned::new(element.span(), text.as_ref()))
+            }
+            _ => section.child_from("servers", element, &ENDPOINT, "a list of texts and tables").and_then(|server| {
+                server.require("url", "\"http://127.0.0.1:3000\"");
+                server.text("url")
+            }),
+        };
+        let Some(url) = url else { continue };
+        if *url.get_ref() == WHOAMI {
+            whoami = Some(url.span());
+            continue;
+        }
+        match endpoint(url.get_ref()) {
+            Err(invalid) => {
+                section.reader.invalid(format!("`{}` is not a server", url.get_ref()), url.span(), invalid);
+            }
+            Ok(endpoint) => match endpoints.iter().find(|earlier| *earlier.get_ref() == endpoint) {
+                None => endpoints.push(Spanned::new(url.span(), endpoint)),
+                Some(earlier) => {
+                    let twice = Diagnostic::error(format!("the server `{}` is there twice", url.get_ref()));
+                    section.reader.note(twice.at(url.span(), "the second one").at(earlier.span(), "the first one"));
+                }
+            },
+        }
+    }
+    match (whoami, endpoints.first()) {
+        (Some(whoami), Some(first)) => {
+            let mixed = Diagnostic::error("the built-in server stands alone");
+            let mixed =
+                mixed.at(whoami, "`whoami:` is answered by this process").at(first.span(), "this by another server");
+            section.reader.note(mixed.help("make two upstreams of them"));
+            Servers::Whoami
+        }
+        (Some(_), None) => Servers::Whoami,
+        (None, _) => Servers::Http(endpoints.into_iter().map(Spanned::into_inner).collect()),
+    }
+}
+
+/// Reads `http://host:port`.
+fn endpoint(text: &str) -> Result<Endpoint, Invalid> {
+    let example = "write for instance \"http://127.0.0.1:3000\"";
+    if !text.contains("://") {
+        let why =
+            if text.starts_with("whoami") { "the built-in server is \"whoami:\"" } else { "the scheme is missing" };
+        return Err(Invalid::new(why).help(example));
+    }
+    let uri: Uri = text.parse().map_err(|_| Invalid::new("not a URL").help(example))?;
+    let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(Invalid::new("not an http:// URL").help(example));
+    };
+    if authority.as_str().contains('@') {
+        return Err(Invalid::new("it has a user name"));
+    }
+    if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
+        return Err(Invalid::new("more than host and port").help("requests keep their own path"));
+    }
+    let written_port = authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'));
+    let port = match (authority.port_u16(), written_port) {
+        (Some(port), _) if port > 0 => port,
+        (None, None) => 80,
+        _ => return Err(Invalid::new("the port is from 1 to 65535")),
+    };
+    let host = values::host_name(authority.host())?;
+    let authority = if port == 80 { host.clone() } else { format!("{host}:{port}") };
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok(Endpoint { host, port, authority })
+}
+
+/// `host`: one of two words, or a fixed text.
+fn host(section: &Section<'_>) -> HostHeader {
+    let authority = |text: &str| {
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, Some(port)),
+            _ => (text, None),
+        };
+        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err(Invalid::new("the port is from 0 to 65535"));
+        }
+        values::host_name(name).map(|_| text.to_owned())
+    };
+    let Some(written) = section.parsed("host", "a host", authority) else { return HostHeader::Preserve };
+    match written.get_ref().as_str() {
+        "preserve" => HostHeader::Preserve,
+        "server" => HostHeader::Server,
+        fixed => {
+            if !fixed.contains(['.', ':'])
+                && let Some(word) = closest(fixed, ["preserve", "server"])
+            {
+                let typo = Diagnostic::warning(format!("the upstream gets `{fixed}` as Host"));
+                section.reader.note(typo.at(written.span(), format!("did you mean \"{word}\"?")));
+            }
+            HostHeader::Fixed(fixed.to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_know_what_belongs_in_a_host_header() {
+        for (text, host, port, authority) in [
+            ("http://127.0.0.1:3000", "127.0.0.1", 3000, "127.0.0.1:3000"),
+            ("http://App.Internal/", "app.internal", 80, "app.internal"),
+            ("http://app:80", "app", 80, "app"),
+            ("http://[::1]:8080", "::1", 8080, "[::1]:8080"),
+            ("http://[::1]", "::1", 80, "[::1]"),
+        ] {
+            let expected = Endpoint { host: host.to_owned(), port, authority: authority.to_owned() };
+            assert_eq!(endpoint(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "app:3000",
+            "ftp://app",
+            "http://app/v1",
+            "http://a@app",
+            "http://app:0",
+            "http://app:70000",
+            "http://",
+            "http://app:",
+            "http://app?x",
+        ] {
+            assert!(endpoint(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The connections of one worker to the servers of all upstreams.
+//!
+//! A worker is one thread, so there are cells here and no locks. What is counted (outstanding
+//! requests, back-off) is this worker's own view; workers do not tell each other.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak as RcWeak};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hyper::client::conn::http1::SendRequest;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::balance;
+use super::request::Outgoing;
+use super::timer::Timer;
+use super::{Backend, Upstream};
+use crate::config;
+use crate::secret;
+use crate::telemetry::metrics::Level;
+
+/// Unused connections to one server that one worker keeps; the oldest gives way.
+const MAX_IDLE: usize = 512;
+
+/// The first back-off after a failed connect, and the longest.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// All upstream connections of one worker. `B` is the body of the requests it forwards.
+pub struct Connections<B> {
+    known: RefCell<Vec<Known<B>>>,
+    random: Cell<u64>,
+}
+
+/// The servers of one upstream, found again by the address of its `Arc`. The `Weak` keeps that
+/// address from being used for another upstream.
+struct Known<B> {
+    upstream: Weak<Upstream>,
+    servers: Servers<B>,
+}
+
+/// The servers of an upstream, in the order of its configuration.
+pub(super) type Servers<B> = Rc<[Rc<Server<B>>]>;
+
+impl<B> Default for Connections<B> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B> std::fmt::Debug for Connections<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connections").field("upstreams", &self.known.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+impl<B> Connections<B> {
+    /// No connections yet. They belong to the thread's `LocalRuntime` (or `LocalSet`), on which
+    /// [`super::forward()`] spawns them.
+    pub fn new() -> Self {
+        Self { known: RefCell::default(), random: Cell::new(u64::from_ne_bytes(secret::random())) }
+    }
+
+    /// The servers of an upstream. After a reload, servers that are also in the new configuration
+    /// keep their connections.
+    pub(super) fn servers(&self, upstream: &Arc<Upstream>) -> Servers<B> {
+        let mut known = self.known.borrow_mut();
+        let same = |entry: &&Known<B>| std::ptr::eq(entry.upstream.as_ptr(), Arc::as_ptr(upstream));
+        if let Some(entry) = known.iter().find(same) {
+            return Rc::clone(&entry.servers);
+        }
+        let servers: Servers<B> = upstream
+            .backends()
+            .iter()
+            .map(|backend| {
+                let name = &upstream.config.name;
+                let mut kept = known.iter().flat_map(|entry| entry.servers.iter());
+                let kept = kept.find(|server| server.upstream == *name && server.endpoint == backend.endpoint);
+                kept.cloned().unwrap_or_else(|| Rc::new(Server::new(name, backend)))
+            })
+            .collect();
+        known.retain(|entry| entry.upstream.strong_count() > 0);
+        known.push(Known { upstream: Arc::downgrade(upstream), servers: Rc::clone(&servers) });
+        servers
+    }
+
+    /// The index of the server for the next request.
+    pub(super) fn pick(&self, servers: &Servers<B>, now: Instant) -> Option<usize> {
+        let mut random = self.random.get();
+        let number = balance::next_random(&mut random);
+        self.random.set(random);
+        let server = |index: usize| servers.get(index);
+        balance::pick(
+            servers.len(),
+            number,
+            |index| server(index).is_some_and(|server| server.retry_at.get().is_none_or(|at| at <= now)),
+            |index| server(index).map_or(u32::MAX, |server| server.outstanding.get()),
+        )
+    }
+}
+
+/// What one worker knows of one server.
+pub(super) struct Server<B> {
+    upstream: Arc<str>,
+    endpoint: config::Endpoint,
+    outstanding: Cell<u32>,
+    failures: Cell<u32>,
+    retry_at: Cell<Option<Instant>>,
+    /// Most recently used last, each with the end of its time. The last one is taken first, so
+    /// that a burst's surplus grows old and goes.
+    idle: RefCell<VecDeque<(Link<B>, Instant)>>,
+    reaper_runs: Cell<bool>,
+    idle_level: Level,
+    active_level: Level,
+}
+
+impl<B> Server<B> {
+    fn new(upstream: &Arc<str>, backend: &Backend) -> Self {
+        Self {
+            upstream: Arc::clone(upstream),
+            endpoint: backend.endpoint.clone(),
+            outstanding: Cell::new(0),
+            failures: Cell::new(0),
+            retry_at: Cell::new(None),
+            idle: RefCell::default(),
+            reaper_runs: Cell::new(false),
+            idle_level: backend.idle.clone(),
+            active_level: backend.active.clone(),
+        }
+    }
+
+    /// An unused connection that is neither expired nor closed.
+    pub(super) fn take_idle(&self, now: Instant) -> Option<Link<B>> {
+        let mut idle = self.idle.borrow_mut();
+        loop {
+            let (link, until) = idle.pop_back()?;
+            self.idle_level.dec();
+            if until > now && link.is_ready() {
+                return Some(link);
+            }
+        }
+    }
+
+    /// A connect succeeded: the back-off is over.
+    pub(super) fn is_reachable(&self) {
+        self.failures.set(0);
+        self.retry_at.set(None);
+    }
+
+    /// A connect failed: other servers are preferred for 1 s, then 2 s, and so on up to 30 s.
+    pub(super) fn is_unreachable(&self, now: Instant) {
+        let failures = self.failures.get();
+        self.failures.set(failures.saturating_add(1));
+        let wait = BACK_OFF.0.saturating_mul(1 << failures.min(8)).min(BACK_OFF.1);
+        self.retry_at.set(Some(now + wait));
+    }
+
+    /// Drops what is expired or closed; the time at which the next one expires.
+    fn sweep(&self, now: Instant) -> Option<Instant> {
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|(link, until)| *until > now && !link.is_closed());
+        self.idle_level.dec_by(i64::try_from(before - idle.len()).unwrap_or_default());
+        idle.iter().map(|(_, until)| *until).min()
+    }
+}
+
+impl<B: 'static> Server<B> {
+    /// Keeps a connection that is ready for another request, for at most `idle`.
+    fn keep(self: &Rc<Self>, link: Link<B>, idle: Duration) {
+        let mut kept = self.idle.borrow_mut();
+        if kept.len() >= MAX_IDLE {
+            kept.pop_front();
+            self.idle_level.dec();
+        }
+        kept.push_back((link, Instant::now() + idle));
+        self.idle_level.inc();
+        if !self.reaper_runs.replace(true) {
+            tokio::task::spawn_local(reap(Rc::downgrade(self)));
+        }
+    }
+
+    /// Runs a connection's I/O until it ends, and then forgets it at once.
+    pub(super) fn drive<D>(self: &Rc<Self>, connection: D) -> JoinHandle<()>
+    where
+        D: Future<Output = hyper::Result<()>> + 'static,
+    {
+        let server = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an upstream connection ended");
+            }
+            if let Some(server) = server.upgrade() {
+                server.sweep(Instant::now());
+            }
+        })
+    }
+}
+
+impl<B> Drop for Server<B> {
+    fn drop(&mut self) {
+        self.idle_level.dec_by(i64::try_from(self.idle.get_mut().len()).unwrap_or_default());
+    }
+}
+
+/// Closes connections when their time is over. Ends when there are none; the next one that is
+/// kept starts it again.
+async fn reap<B>(server: RcWeak<Server<B>>) {
+    loop {
+        let Some(alive) = server.upgrade() else { return };
+        let Some(next) = alive.sweep(Instant::now()) else {
+            alive.reaper_runs.set(false);
+            return;
+        };
+        drop(alive);
+        sleep_until(next).await;
+    }
+}
+
+/// One connection. Dropping it closes it, whatever it is in the middle of.
+pub(super) struct Link<B> {
+    pub(super) sender: SendRequest<Outgoing<B>>,
+    pub(super) driver: JoinHandle<()>,
+    pub(super) timer: Timer,
+}
+
+impl<B> Link<B> {
+    fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+impl<B> Drop for Link<B> {
+    fn drop(&mut self) {
+        // Without this, hyper would finish sending the request's body first.
+        self.driver.abort();
+    }
+}
+
+/// An exchange under way: counts as outstanding until it is dropped.
+pub(super) struct Claim<B> {
+    pub(super) server: Rc<Server<B>>,
+}
+
+impl<B> Claim<B> {
+    pub(super) fn new(server: &Rc<Server<B>>) -> Self {
+        server.outstanding.set(server.outstanding.get() + 1);
+        server.active_level.inc();
+        Self { server: Rc::clone(server) }
+    }
+}
+
+impl<B: 'static> Claim<B> {
+    /// The answer is complete. The connection is kept if hyper has it ready for another request:
+    /// it is not when request bytes are still to be sent, bytes came that nobody asked for, or
+    /// either side said `close`.
+    pub(super) fn settle(self, link: Link<B>, idle: Duration) {
+        if link.is_ready() && !idle.is_zero() {
+            self.server.keep(link, idle);
+        }
+    }
+}
+
+impl<B> Drop for Claim<B> {
+    fn drop(&mut self) {
+        self.server.outstanding.set(self.server.outstanding.get().saturating_sub(1));
+        self.server.active_level.dec();
+    }
+}

@@ -1,0 +1,204 @@
+//! The request as the upstream gets it: framed anew, its body watched.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Version};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::error::Error;
+use super::trailers::{self, Trailers};
+use super::{Exchange, Managed};
+use crate::http::BodyError;
+
+/// Frames a request from what is known of its body, and from nothing that the client wrote.
+///
+/// An exact length becomes `Content-Length`; an unknown one `Transfer-Encoding: chunked`, also
+/// where hyper by itself would drop the body (GET, HEAD); no body gets neither, except for methods
+/// that are expected to have one (RFC 9110 §8.6).
+pub(super) fn prepare<B>(request: Request<B>, exchange: &Exchange<'_>) -> Request<Outgoing<B>>
+where
+    B: Body<Data = Bytes, Error = BodyError>,
+{
+    let (mut head, body) = request.into_parts();
+    // hyper would not chunk a body for a version below.
+    head.version = Version::HTTP_11;
+    let headers = &mut head.headers;
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::CONTENT_LENGTH);
+    // The body is sent without waiting for a 100, so none must be asked for.
+    headers.remove(header::EXPECT);
+    let Trailers { announced, accepted } = &exchange.trailers;
+    if *accepted {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if body.is_end_stream() {
+        if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        return Request::from_parts(head, Outgoing { body, upload: None });
+    }
+    if let Some(length) = body.size_hint().exact() {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    } else {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        if let Some(names) = announced {
+            headers.insert(header::TRAILER, names.clone());
+        }
+    }
+    let upload = Upload {
+        since: Cell::new(Instant::now()),
+        state: Cell::new(State::Upstream),
+        managed: Managed::clone(exchange.managed),
+    };
+    Request::from_parts(head, Outgoing { body, upload: Some(Rc::new(upload)) })
+}
+
+/// The body of a request on its way.
+pub(super) struct Outgoing<B> {
+    body: B,
+    upload: Option<Rc<Upload>>,
+}
+
+impl<B> Outgoing<B> {
+    /// What is known of the sending; `None` without a body.
+    pub(super) fn upload(&self) -> Option<Rc<Upload>> {
+        self.upload.clone()
+    }
+}
+
+/// How far a request's body is. The exchange looks at it when its timer goes off.
+pub(super) struct Upload {
+    since: Cell<Instant>,
+    state: Cell<State>,
+    managed: Managed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The server has to take what it was given.
+    Upstream,
+    /// The client has to send more.
+    Client,
+    /// Everything was handed to the connection.
+    Sent,
+    /// The client's body broke off.
+    Failed(BodyError),
+}
+
+impl Upload {
+    /// The exchange begins, or begins anew on another connection.
+    pub(super) fn start(&self, now: Instant) {
+        self.since.set(now);
+    }
+
+    /// When to give up waiting for a response head: `head` after the last byte, or `stall` after
+    /// the last one that moved.
+    pub(super) fn due(&self, head: Duration, stall: Duration) -> Instant {
+        match self.state.get() {
+            State::Sent => self.since.get() + head,
+            State::Upstream | State::Client | State::Failed(_) => self.since.get() + stall,
+        }
+    }
+
+    /// Whose fault it is that the time is over.
+    pub(super) fn overdue(&self) -> Error {
+        match self.state.get() {
+            State::Sent => Error::HeadTimeout,
+            State::Upstream => Error::BodyStalled,
+            State::Client => Error::RequestBody(BodyError::Stalled),
+            State::Failed(error) => Error::RequestBody(error),
+        }
+    }
+
+    /// When the body last moved, while there is more to send.
+    pub(super) fn moved(&self) -> Option<Instant> {
+        matches!(self.state.get(), State::Upstream | State::Client).then(|| self.since.get())
+    }
+
+    /// Why the client's body broke off, if it did.
+    pub(super) fn failure(&self) -> Option<BodyError> {
+        match self.state.get() {
+            State::Failed(error) => Some(error),
+            State::Upstream | State::Client | State::Sent => None,
+        }
+    }
+
+    fn enter(&self, state: State) {
+        if self.state.replace(state) != state {
+            self.since.set(Instant::now());
+        }
+    }
+}
+
+impl<B> Body for Outgoing<B>
+where
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Some(upload) = &this.upload else { return Poll::Ready(None) };
+        upload.enter(State::Client);
+        let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                upload.enter(State::Failed(error));
+                return Poll::Ready(Some(Err(error)));
+            }
+            None => {
+                upload.enter(State::Sent);
+                return Poll::Ready(None);
+            }
+        };
+        Poll::Ready(Some(Ok(match frame.into_trailers() {
+            Ok(mut fields) => {
+                trailers::strip(&mut fields, |name| (upload.managed)(name));
+                upload.enter(State::Sent);
+                Frame::trailers(fields)
+            }
+            Err(data) => {
+                upload.enter(if this.body.is_end_stream() { State::Sent } else { State::Upstream });
+                data
+            }
+        })))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.upload.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.upload.is_none() { SizeHint::with_exact(0) } else { self.body.size_hint() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Sent, headers, on_worker, request, trailer_frame};
+    use super::*;
+
+    #[test]
+    fn managed_trailers_are_dropped_even_when_they_were_announced() {
+        let body = Sent::of([trailer_frame(&[("x-sum", "1"), ("x-auth-subject", "root"), ("content-length", "9")])]);
+        let managed: Managed = std::sync::Arc::new(|name| name.as_str().starts_with("x-auth-"));
+        let exchange = Exchange {
+            host: None,
+            trailers: Trailers::of(&headers(&[("trailer", "x-auth-subject")]), |_| false),
+            managed: &managed,
+            body_stall: Duration::from_secs(1),
+        };
+        let mut body = prepare(request(Method::POST, &[], body), &exchange).into_body();
+        let frame = on_worker(std::future::poll_fn(move |cx| Pin::new(&mut body).poll_frame(cx)));
+        assert_eq!(frame.unwrap().unwrap().into_trailers().unwrap(), headers(&[("x-sum", "1")]));
+    }
+}

@@ -1,0 +1,307 @@
+//! Which connection a request goes over, and what becomes of it afterwards.
+
+use http::Method;
+
+use super::*;
+
+/// One plain exchange on a new connection, which is kept.
+async fn first_exchange(gate: &Gate, script: &Script) -> Wire {
+    let (answer, wire) = tokio::join!(gate.forward(get()), async {
+        let mut wire = script.accept().await;
+        wire.head().await;
+        wire.write(OK).await;
+        wire
+    });
+    assert_eq!(text(answer.unwrap()).await, "hi");
+    wire
+}
+
+#[test]
+fn an_upstream_is_shared_by_all_workers() {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Upstream>();
+}
+
+#[test]
+fn a_connection_serves_one_request_after_the_other() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let mut wire = first_exchange(&gate, &script).await;
+        assert_eq!((gate.connections_in("idle"), gate.connections_in("active")), (1, 0));
+        for _ in 0..3 {
+            let (answer, ()) = tokio::join!(gate.forward(get()), async {
+                wire.head().await;
+                wire.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+            });
+            answer.unwrap();
+        }
+        script.assert_no_further_connection();
+        assert_eq!(gate.connections_in("idle"), 1);
+        let text = gate.metrics.text();
+        let server = script.endpoint().authority;
+        let line = |code: &str, count| {
+            format!("upstream_requests_total{{upstream=\"app\",server=\"{server}\",code=\"{code}\"}} {count}")
+        };
+        assert!(text.contains(&line("200", 1)) && text.contains(&line("204", 3)), "{text}");
+    });
+}
+
+#[test]
+fn chunked_bodies_and_bodies_that_are_read_late_give_the_connection_back() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let (answer, mut wire) = tokio::join!(gate.forward(get()), async {
+            let mut wire = script.accept().await;
+            wire.head().await;
+            wire.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n").await;
+            wire
+        });
+        let answer = answer.unwrap();
+        assert_eq!(gate.connections_in("active"), 1, "the exchange lasts until its body is read");
+        let (body, ()) = tokio::join!(text(answer), wire.write("0\r\n\r\n"));
+        assert_eq!(body, "hi");
+        assert_eq!((gate.connections_in("idle"), gate.connections_in("active")), (1, 0));
+    });
+}
+
+#[test]
+fn a_kept_connection_that_died_before_anything_was_sent_is_replaced() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let _wire = first_exchange(&gate, &script).await;
+        // Its task dies, and nothing has run since: it still looks ready.
+        let server = gate.connections.servers(&gate.upstream)[0].clone();
+        let link = server.take_idle(tokio::time::Instant::now()).unwrap();
+        link.driver.abort();
+        super::super::connections::Claim::new(&server).settle(link, Duration::from_secs(60));
+        assert_eq!(gate.connections_in("idle"), 1);
+
+        let post = request(Method::POST, &[], Sent::sized("once"));
+        let (answer, received) = tokio::join!(gate.forward(post), async {
+            let mut wire = script.accept().await;
+            let received = wire.until("once").await;
+            wire.write(OK).await;
+            received
+        });
+        assert_eq!(text(answer.unwrap()).await, "hi");
+        assert!(received.starts_with("POST /x?y=1 HTTP/1.1\r\n"), "{received}");
+        assert_eq!(gate.timing.borrow().retries, 1);
+        assert!(gate.metrics.text().contains("portcullis_retries_total{upstream=\"app\"} 1"));
+    });
+}
+
+#[test]
+fn a_request_of_which_bytes_were_sent_is_never_sent_again() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let mut wire = first_exchange(&gate, &script).await;
+        let (answer, ()) = tokio::join!(gate.forward(get()), async move {
+            wire.head().await;
+        });
+        let error = answer.unwrap_err();
+        assert!(matches!(error, Error::Closed(_)), "{error:?}");
+        assert_eq!(gate.timing.borrow().retries, 0);
+        script.assert_no_further_connection();
+    });
+}
+
+#[test]
+fn a_connection_that_the_server_closed_is_not_used() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        drop(first_exchange(&gate, &script).await);
+        while gate.connections_in("idle") > 0 {
+            tokio::task::yield_now().await;
+        }
+        first_exchange(&gate, &script).await;
+        assert_eq!(gate.timing.borrow().retries, 0);
+    });
+}
+
+#[test]
+fn a_connection_whose_task_is_gone_is_not_used() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let mut wire = first_exchange(&gate, &script).await;
+        // The sweeping task has had its turn: it does not find the dead connection first.
+        tokio::task::yield_now().await;
+        let server = gate.connections.servers(&gate.upstream)[0].clone();
+        let link = server.take_idle(tokio::time::Instant::now()).unwrap();
+        link.driver.abort();
+        super::super::connections::Claim::new(&server).settle(link, Duration::from_secs(60));
+        wire.closed().await;
+        first_exchange(&gate, &script).await;
+        assert_eq!(gate.timing.borrow().retries, 0);
+    });
+}
+
+#[test]
+fn early_bytes_on_an_idle_connection_end_it() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let mut wire = first_exchange(&gate, &script).await;
+        wire.write("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned").await;
+        wire.closed().await;
+        assert_eq!(gate.connections_in("idle"), 0);
+        first_exchange(&gate, &script).await;
+    });
+}
+
+#[test]
+fn bytes_behind_an_answer_end_the_connection() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let (answer, mut wire) = tokio::join!(gate.forward(get()), async {
+            let mut wire = script.accept().await;
+            wire.head().await;
+            wire.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n\r\n").await;
+            wire
+        });
+        assert_eq!(text(answer.unwrap()).await, "hi");
+        wire.closed().await;
+        assert_eq!(gate.connections_in("idle"), 0);
+    });
+}
+
+#[test]
+fn an_unused_connection_is_closed_when_its_time_is_over() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::with(&script, |config| config.idle = Duration::from_millis(30));
+        let mut wire = first_exchange(&gate, &script).await;
+        wire.closed().await;
+        assert_eq!(gate.connections_in("idle"), 0);
+        let mut wire = first_exchange(&gate, &script).await;
+        wire.closed().await;
+    });
+}
+
+#[test]
+fn an_expired_connection_is_not_handed_out_even_before_it_is_closed() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let _wire = first_exchange(&gate, &script).await;
+        let server = gate.connections.servers(&gate.upstream)[0].clone();
+        assert!(server.take_idle(tokio::time::Instant::now() + Duration::from_secs(61)).is_none());
+        assert_eq!(gate.connections_in("idle"), 0);
+    });
+}
+
+#[test]
+fn a_body_that_is_dropped_half_way_closes_the_connection() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let (answer, mut wire) = tokio::join!(gate.forward(get()), async {
+            let mut wire = script.accept().await;
+            wire.head().await;
+            wire.write("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhi").await;
+            wire
+        });
+        drop(answer.unwrap());
+        wire.closed().await;
+        assert_eq!((gate.connections_in("idle"), gate.connections_in("active")), (0, 0));
+    });
+}
+
+#[test]
+fn a_client_that_leaves_before_the_head_closes_the_connection() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let mut wire = {
+            let forward = gate.forward(get());
+            tokio::select! {
+                answer = forward => panic!("{answer:?}"),
+                wire = async { let mut wire = script.accept().await; wire.head().await; wire } => wire,
+            }
+        };
+        wire.closed().await;
+        assert_eq!(gate.connections_in("active"), 0);
+    });
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_upload_ends_the_upload_and_the_connection() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let (client, body) = Sent::open(Some(1000));
+        client.send(data("only a part")).unwrap();
+        let (answer, mut wire) = tokio::join!(gate.forward(request(Method::PUT, &[], body)), async {
+            let mut wire = script.accept().await;
+            wire.until("only a part").await;
+            wire.write("HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno").await;
+            wire
+        });
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 413);
+        assert_eq!(text(answer).await, "no");
+        assert_eq!(wire.closed().await, "", "nothing more of the upload");
+        assert_eq!(gate.connections_in("idle"), 0);
+        client.closed().await;
+    });
+}
+
+#[test]
+fn both_bodies_may_stream_at_the_same_time() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let (client, body) = Sent::open(None);
+        client.send(data("one")).unwrap();
+        let (answer, mut wire) = tokio::join!(gate.forward(request(Method::POST, &[], body)), async {
+            let mut wire = script.accept().await;
+            wire.until("3\r\none\r\n").await;
+            wire.write("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\none").await;
+            wire
+        });
+        let mut body = answer.unwrap().into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+        client.send(data("two")).unwrap();
+        drop(client);
+        wire.until("3\r\ntwo\r\n0\r\n\r\n").await;
+        let (last, ()) = tokio::join!(body.frame(), wire.write("two"));
+        assert_eq!(last.unwrap().unwrap().into_data().unwrap(), "two");
+        assert_eq!(gate.connections_in("idle"), 1);
+    });
+}
+
+#[test]
+fn connections_live_on_when_the_upstream_is_built_anew() {
+    on_worker(async {
+        let script = Script::new();
+        let other = Script::new();
+        let mut gate = Gate::to(&script);
+        let mut wire = first_exchange(&gate, &script).await;
+
+        let mut config = gate.upstream.config().clone();
+        config.servers = Servers::Http(vec![other.endpoint()]);
+        let elsewhere = Arc::new(Upstream::new(Arc::new(config.clone()), &gate.metrics).unwrap());
+        // A request in flight may still hold the one before.
+        let before = std::mem::replace(&mut gate.upstream, elsewhere);
+        first_exchange(&gate, &other).await;
+
+        config.servers = Servers::Http(vec![other.endpoint(), script.endpoint()]);
+        gate.upstream = Arc::new(Upstream::new(Arc::new(config), &gate.metrics).unwrap());
+        let servers = gate.connections.servers(&gate.upstream);
+        assert!(Arc::strong_count(&before) == 1, "a worker does not keep what a reload replaced");
+        let link = servers[1].take_idle(tokio::time::Instant::now()).expect("the first connection is still there");
+        drop(link);
+        wire.closed().await;
+
+        drop(before);
+        gate.upstream = Arc::new(Upstream::new(Arc::new(gate.upstream.config().clone()), &gate.metrics).unwrap());
+        gate.connections.servers(&gate.upstream);
+        assert_eq!(format!("{:?}", gate.connections), "Connections { upstreams: 1, .. }");
+    });
+}
