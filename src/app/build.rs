@@ -84,8 +84,7 @@ pub(super) fn build(
     let verifier = Verifier::new(key_sets.clone());
     let revoked = Arc::new(Memory::new(metrics));
     let identity = Arc::new(Identity::new(&config.identity));
-    let authenticator =
-        Arc::new(Authenticator::new(verifier, Arc::clone(&identity), Arc::clone(&revoked), metrics));
+    let authenticator = Arc::new(Authenticator::new(verifier, Arc::clone(&identity), Arc::clone(&revoked), metrics));
 
     let mut upstreams = HashMap::new();
     for upstream in &config.upstreams {
@@ -102,7 +101,15 @@ pub(super) fn build(
         let pool = config.pools.iter().find(|pool| pool.name == auth.pool)?;
         let client = cognito::Client::new(Arc::clone(pool), http, clock.clone(), Arc::clone(metrics));
         let authenticator = Arc::clone(&authenticator);
-        Some(Auth::new(auth, Arc::new(client), authenticator, Arc::clone(&revoked), clock.clone(), control.clone(), metrics))
+        Some(Auth::new(
+            auth,
+            Arc::new(client),
+            authenticator,
+            Arc::clone(&revoked),
+            clock.clone(),
+            control.clone(),
+            metrics,
+        ))
     });
     let gateway = Gateway {
         routes: Routes::new(routes),

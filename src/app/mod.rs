@@ -125,7 +125,8 @@ impl App {
             listeners.push((socket.local_addr().map_err(failed)?, socket));
         }
         let address = config.admin.address;
-        let admin = Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
+        let admin =
+            Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
 
         let control = Control::start().map_err(StartError::Thread)?;
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;

@@ -49,7 +49,9 @@ pub(super) fn views(
             let sets = parts.key_sets.iter();
             sets.map(|(pool, keys)| (pool.name.to_string(), json!(keys.status()))).collect()
         }),
-        config: shared(|parts| json!({ "generation": 1, "file": parts.config.source, "config": config(&parts.config) })),
+        config: shared(
+            |parts| json!({ "generation": 1, "file": parts.config.source, "config": config(&parts.config) }),
+        ),
         outbox: outbox(&parts),
         set_level: Box::new(move |level| {
             if let Some(log_level) = &log_level {
@@ -98,7 +100,8 @@ fn route_view(route: &Route) -> Value {
             "clients": rule.clients,
         }),
     };
-    let methods = route.methods.as_ref().map(|methods| methods.iter().map(|method| method.as_str()).collect::<Vec<_>>());
+    let methods =
+        route.methods.as_ref().map(|methods| methods.iter().map(|method| method.as_str()).collect::<Vec<_>>());
     json!({
         "route": route.label, "host": host, "path": path, "methods": methods,
         "upstream": route.upstream, "access": access, "body": route.body, "line": route.line,
@@ -110,7 +113,11 @@ fn upstreams(config: &Config) -> Value {
         Servers::Whoami => json!(["whoami:"]),
         Servers::Http(endpoints) => endpoints.iter().map(|endpoint| format!("http://{}", endpoint.authority)).collect(),
     };
-    config.upstreams.iter().map(|upstream| (upstream.name.to_string(), json!({ "servers": servers(&upstream.servers) }))).collect()
+    config
+        .upstreams
+        .iter()
+        .map(|upstream| (upstream.name.to_string(), json!({ "servers": servers(&upstream.servers) })))
+        .collect()
 }
 
 /// The effective configuration. It is put together field by field, so that a secret can get in only

@@ -53,8 +53,15 @@ async fn no_request_with_a_valid_token_fails_while_keys_rotate() {
 async fn no_kind_of_outage_opens_or_closes_the_wrong_thing() {
     let elsewhere = FakePool::named("Elsewhere").await;
     let small = json!({"kty": "RSA", "kid": "key-1", "n": "AQAB", "e": "AQAB"});
-    let unusable = json!({"keys": [{"kty": "oct", "kid": "key-1", "k": "AAAA"}, {"kty": "EC", "kid": "key-1"}, small, 7, "x"]});
-    let too_many: Vec<Value> = (0..100).map(|n| { let mut jwk = Key::nth(1).jwk(); jwk["kid"] = json!(format!("{n}")); jwk }).collect();
+    let unusable =
+        json!({"keys": [{"kty": "oct", "kid": "key-1", "k": "AAAA"}, {"kty": "EC", "kid": "key-1"}, small, 7, "x"]});
+    let too_many: Vec<Value> = (0..100)
+        .map(|n| {
+            let mut jwk = Key::nth(1).jwk();
+            jwk["kid"] = json!(format!("{n}"));
+            jwk
+        })
+        .collect();
     let location = format!("location: {}/.well-known/jwks.json\r\n", elsewhere.issuer());
     let good = json!({"keys": [Key::nth(1).jwk()]}).to_string().into_bytes();
     let padding = [b"{\"keys\":[], \"x\":\"".to_vec(), vec![b'x'; 2_000_000], b"\"}".to_vec()].concat();
@@ -80,10 +87,14 @@ async fn no_kind_of_outage_opens_or_closes_the_wrong_thing() {
         assert_eq!((reply.status, reply.code().as_str()), (503, "keys_unavailable"), "{name}");
         assert!(pool.endpoint.fetches() > asked, "{name}: the unknown key was asked for");
         assert_eq!(gate.get_as("/x", &signed_by(0, &pool)).await.status, 200, "{name}: known keys go on");
-        assert!(gate.metric("portcullis_jwks_fetch_total{pool=\"main\",outcome=\"failed\"}").await >= 1 || {
-            let text = gate.admin_get("/metrics").await.text();
-            text.lines().any(|l| l.starts_with("portcullis_jwks_fetch_total{pool=\"main\"") && !l.contains("\"ok\""))
-        }, "{name}: the failure is counted");
+        assert!(
+            gate.metric("portcullis_jwks_fetch_total{pool=\"main\",outcome=\"failed\"}").await >= 1 || {
+                let text = gate.admin_get("/metrics").await.text();
+                text.lines()
+                    .any(|l| l.starts_with("portcullis_jwks_fetch_total{pool=\"main\"") && !l.contains("\"ok\""))
+            },
+            "{name}: the failure is counted"
+        );
     }
     assert_eq!(elsewhere.endpoint.fetches(), 0, "a redirect was followed");
 }

@@ -40,7 +40,8 @@ fn imports_go_down_the_list_and_never_sideways() {
                 (module, "devpool") => KNOW_DEVPOOL.contains(&module),
                 ("app", "admin") => true,
                 (module, import) => {
-                    let layer = |name: &str| *layers.get(name).unwrap_or_else(|| panic!("{name} is in no layer ({path:?})"));
+                    let layer =
+                        |name: &str| *layers.get(name).unwrap_or_else(|| panic!("{name} is in no layer ({path:?})"));
                     layer(import) < layer(module) || (layer(import) == layer(module) && layer(module) < 3)
                 }
             };
@@ -57,7 +58,8 @@ fn the_list_in_lib_rs_is_the_drawing() {
     let lib = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let declared: BTreeSet<&str> =
         lib.lines().filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';')).collect();
-    let drawn: BTreeSet<&str> = LAYERS.iter().flat_map(|(_, names)| names.iter().copied()).chain(["devpool", BINARY]).collect();
+    let drawn: BTreeSet<&str> =
+        LAYERS.iter().flat_map(|(_, names)| names.iter().copied()).chain(["devpool", BINARY]).collect();
     let unknown: Vec<_> = declared.difference(&drawn).collect();
     assert!(unknown.is_empty(), "modules in no layer: {unknown:?}");
     // The order of the file is the order of the layers.
@@ -137,7 +139,9 @@ fn module_of(path: &Path) -> String {
 
 /// The top-level modules that follow `crate::`, alone or in braces.
 fn imports(source: &str) -> BTreeSet<String> {
-    let word = |text: &str| text.trim_start().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let word = |text: &str| {
+        text.trim_start().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>()
+    };
     let mut found = BTreeSet::new();
     for after in source.split("crate::").skip(1) {
         if let Some(list) = after.strip_prefix('{') {
@@ -167,6 +171,7 @@ fn imports(source: &str) -> BTreeSet<String> {
 
 #[test]
 fn imports_are_found_wherever_they_stand() {
-    let source = "use crate::{config::Pool, token::{self, jwks}, secret};\nlet x = crate::http::single();\n// crate::never\n";
+    let source =
+        "use crate::{config::Pool, token::{self, jwks}, secret};\nlet x = crate::http::single();\n// crate::never\n";
     assert_eq!(imports(&shipped(source)).into_iter().collect::<Vec<_>>(), ["config", "http", "secret", "token"]);
 }

@@ -63,8 +63,8 @@ const FORWARDED: &str = "
 /claim      missing denied  denied  denied  ok      invalid invalid denied  expired invalid invalid revoked invalid missing twice
 /id         missing invalid invalid invalid invalid invalid ok      invalid expired invalid invalid revoked invalid missing twice
 /client     missing invalid invalid invalid invalid ok      invalid invalid expired invalid invalid revoked invalid missing twice
-/second     missing denied  denied  denied  denied  invalid invalid ok      expired invalid invalid revoked invalid missing twice
-/post       unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown
+/second     missing invalid invalid invalid invalid invalid invalid ok      expired invalid invalid revoked invalid missing twice
+/post       method  method  method  method  method  method  method  method  method  method  method  method  method  method  method
 /nowhere    unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown unknown
 ";
 
@@ -99,6 +99,7 @@ fn meaning(word: &str) -> (u16, &'static str, bool) {
         "revoked" => (401, "token_revoked", false),
         "denied" => (403, "access_denied", false),
         "unknown" => (404, "route_unknown", false),
+        "method" => (405, "method_not_allowed", false),
         word => panic!("no such word: {word}"),
     }
 }
@@ -180,7 +181,8 @@ impl Stage {
         let same = (got.0, got.1.as_str(), got.2) == expected;
         if reached && same {
             // Nobody is announced who was not asked for, and everybody who was.
-            let subject = self.upstream.requests().last().and_then(|seen| seen.header("x-auth-subject").map(str::to_owned));
+            let subject =
+                self.upstream.requests().last().and_then(|seen| seen.header("x-auth-subject").map(str::to_owned));
             let announced = !path.starts_with("/public") && caller != "none" && caller != "basic";
             assert_eq!(subject.is_some(), announced, "{path} as {caller}: {subject:?}");
         }
@@ -257,5 +259,5 @@ fn no_route_is_missing_from_the_tables() {
 
 /// Method and path of every identity route that the gateway has.
 fn identity_routes() -> Vec<(String, String)> {
-    portcullis::auth::ROUTES.iter().map(|(method, path)| (method.to_string(), format!("/auth{path}"))).collect()
+    portcullis::auth::ROUTES.iter().map(|route| (route.method.to_string(), format!("/auth{}", route.path))).collect()
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::support::process::{free_port, config_at_free_ports};
+use crate::support::process::{config_at_free_ports, free_port};
 use crate::support::{Answer, Client, FakePool, Gate, Process, Upstream, route, until};
 
 const POOL_ID: &str = "eu-west-1_Embedded1";
@@ -76,7 +76,8 @@ async fn explain_says_which_rule_decides() {
     let admin = route("/admin/*", "app", "{ groups = [\"admin\"] }");
     write_config(folder.path(), &(own_pool(free_port()) + &admin));
     let explain = async |arguments: &[&str]| {
-        let finished = Process::run(folder.path(), &[&["explain", "--config", "portcullis.toml"], arguments].concat()).await;
+        let finished =
+            Process::run(folder.path(), &[&["explain", "--config", "portcullis.toml"], arguments].concat()).await;
         assert_eq!(finished.code, Some(0), "{finished:?}");
         finished.stdout
     };
@@ -87,7 +88,8 @@ async fn explain_says_which_rule_decides() {
     let ambiguous = explain(&["GET", "http://gw/public/%2e%2e/admin"]).await;
     assert!(ambiguous.contains("path_ambiguous"), "{ambiguous}");
     let claims = folder.path().join("claims.json");
-    std::fs::write(&claims, json!({"sub": "s", "token_use": "access", "cognito:groups": ["users"]}).to_string()).unwrap();
+    std::fs::write(&claims, json!({"sub": "s", "token_use": "access", "cognito:groups": ["users"]}).to_string())
+        .unwrap();
     let denied = explain(&["GET", "http://gw/admin/x", "--claims", "claims.json"]).await;
     assert!(denied.contains("access_denied") && denied.contains("groups"), "{denied}");
 }
@@ -109,15 +111,32 @@ async fn the_banner_says_what_to_do_next_and_the_log_says_no_secrets() {
     let folder = tempdir().unwrap();
     let process = Process::start(folder.path(), &own_pool(free_port())).await;
     let banner = process.output();
-    for part in [process.listener.to_string(), process.admin.to_string(), POOL_ID.to_owned(), "demo".to_owned(), "curl".to_owned()] {
+    for part in [
+        process.listener.to_string(),
+        process.admin.to_string(),
+        POOL_ID.to_owned(),
+        "demo".to_owned(),
+        "curl".to_owned(),
+    ] {
         assert!(banner.contains(&part), "{part} in the banner: {banner}");
     }
     let login = process.post_json("/auth/login", &json!({"username": "demo", "password": "Portcullis-1"})).await;
     let tokens = crate::support::Tokens::of(&login);
     let bearer = format!("Bearer {}", tokens.access);
-    assert_eq!(process.request("GET", "/x?secret-query", &[("Authorization", &bearer), ("Cookie", "secret-cookie")], "").await.status, 200);
+    assert_eq!(
+        process
+            .request("GET", "/x?secret-query", &[("Authorization", &bearer), ("Cookie", "secret-cookie")], "")
+            .await
+            .status,
+        200
+    );
     process.post_json("/auth/login", &json!({"username": "demo", "password": "Wrong-password-1"})).await;
-    process.post_json("/auth/register", &json!({"username": "sam", "password": "Sams-password-1", "email": "s@example.com"})).await;
+    process
+        .post_json(
+            "/auth/register",
+            &json!({"username": "sam", "password": "Sams-password-1", "email": "s@example.com"}),
+        )
+        .await;
     let code = process.code_for("sam").await;
     process.post_json("/auth/confirm", &json!({"username": "sam", "code": code})).await.expect(200, "");
     process.post_json("/auth/refresh", &json!({"refresh_token": tokens.refresh})).await;
@@ -126,9 +145,17 @@ async fn the_banner_says_what_to_do_next_and_the_log_says_no_secrets() {
         output.contains("/auth/refresh").then_some(output)
     };
     let log = until("the last access line", logged).await.replace(&banner, "");
-    for secret in
-        ["Portcullis-1", "Wrong-password-1", "Sams-password-1", "secret-query", "secret-cookie", &code, &tokens.access, &tokens.refresh, &tokens.id]
-    {
+    for secret in [
+        "Portcullis-1",
+        "Wrong-password-1",
+        "Sams-password-1",
+        "secret-query",
+        "secret-cookie",
+        &code,
+        &tokens.access,
+        &tokens.refresh,
+        &tokens.id,
+    ] {
         assert!(!log.contains(secret), "{secret} in the log: {log}");
     }
 }

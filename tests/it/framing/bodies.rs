@@ -8,7 +8,9 @@ async fn an_unknown_length_reaches_the_upstream_whole_whatever_the_method() {
     let upstream = Upstream::start().await;
     let gate = in_front_of(&upstream, "").await;
     for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-        let request = format!("{method} /x HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;e=x\r\nde\r\n0\r\n\r\n");
+        let request = format!(
+            "{method} /x HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;e=x\r\nde\r\n0\r\n\r\n"
+        );
         assert_eq!(gate.raw().await.exchange(request).await.status, 200);
         let seen = upstream.next_request().await;
         assert_eq!(seen.body, b"abcde", "{method}");
@@ -61,7 +63,8 @@ async fn chunks_and_trailers_pass_both_ways_but_not_every_trailer() {
     let evil = "Content-Length: 1\r\nTransfer-Encoding: chunked\r\nHost: evil\r\nAuthorization: Bearer x\r\n\
                 X-Auth-Subject: root\r\nX_Auth_Groups: root\r\nSet-Cookie: a=b\r\nConnection: close\r\n";
     let answer = format!("3\r\nabc\r\n0\r\nX-Sum: 1\r\n{evil}\r\n");
-    let upstream = Upstream::scripted(move |_| Answer::with("transfer-encoding: chunked\r\ntrailer: x-sum\r\n", &answer)).await;
+    let upstream =
+        Upstream::scripted(move |_| Answer::with("transfer-encoding: chunked\r\ntrailer: x-sum\r\n", &answer)).await;
     let gate = in_front_of(&upstream, "").await;
     let mut client = gate.raw().await;
     let request = format!(
@@ -84,7 +87,11 @@ async fn bytes_flow_as_they_come_in_both_directions() {
     let gate_of_upstream = Gate::new();
     let script = {
         let gate = gate_of_upstream.clone();
-        move |_: &_| Answer::with("transfer-encoding: chunked\r\n", "5\r\nfirst\r\n").wait(&gate).then("6\r\nsecond\r\n0\r\n\r\n")
+        move |_: &_| {
+            Answer::with("transfer-encoding: chunked\r\n", "5\r\nfirst\r\n")
+                .wait(&gate)
+                .then("6\r\nsecond\r\n0\r\n\r\n")
+        }
     };
     let upstream = Upstream::hasty(script).await;
     let gate = in_front_of(&upstream, "").await;
@@ -121,7 +128,9 @@ async fn expect_100_continue_is_answered_when_and_only_when_the_body_is_wanted()
 async fn answers_that_have_no_body_have_none() {
     let upstream = Upstream::scripted(|seen| match seen.target.as_str() {
         "/204" => Answer::raw("HTTP/1.1 204 No Content\r\nX-Upstream: 1\r\n\r\n"),
-        "/304" => Answer::raw("HTTP/1.1 304 Not Modified\r\nX-Upstream: 1\r\nContent-Length: 10\r\nETag: \"a\"\r\n\r\n"),
+        "/304" => {
+            Answer::raw("HTTP/1.1 304 Not Modified\r\nX-Upstream: 1\r\nContent-Length: 10\r\nETag: \"a\"\r\n\r\n")
+        }
         "/205" => Answer::raw("HTTP/1.1 205 Reset Content\r\nX-Upstream: 1\r\nContent-Length: 0\r\n\r\n"),
         _ if seen.method == "HEAD" => Answer::with("Content-Length: 1000\r\n", ""),
         _ => Answer::ok("body"),
@@ -129,9 +138,13 @@ async fn answers_that_have_no_body_have_none() {
     .await;
     let gate = in_front_of(&upstream, "").await;
     let mut client = gate.raw().await;
-    for (start, status, body) in
-        [("GET /204", 204, ""), ("GET /304", 304, ""), ("HEAD /x", 200, ""), ("GET /205", 205, ""), ("GET /x", 200, "body")]
-    {
+    for (start, status, body) in [
+        ("GET /204", 204, ""),
+        ("GET /304", 304, ""),
+        ("HEAD /x", 200, ""),
+        ("GET /205", 205, ""),
+        ("GET /x", 200, "body"),
+    ] {
         let reply = client.exchange(format!("{start} HTTP/1.1\r\nHost: gw\r\n\r\n")).await;
         assert_eq!((reply.status, reply.text().as_str()), (status, body), "{start}");
         if start == "HEAD /x" {
@@ -146,7 +159,8 @@ async fn a_body_over_the_limit_is_413_whether_or_not_it_says_so_first() {
     let gate = in_front_of(&upstream, "").await;
     let body = "x".repeat(2000);
     let known = format!("POST /small/x HTTP/1.1\r\nHost: gw\r\nContent-Length: 2000\r\n\r\n{body}");
-    let unknown = format!("POST /small/x HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n{body}\r\n0\r\n\r\n");
+    let unknown =
+        format!("POST /small/x HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n{body}\r\n0\r\n\r\n");
     for request in [known, unknown] {
         let mut client = gate.raw().await;
         client.send(request).await;
@@ -164,7 +178,10 @@ async fn a_limit_for_all_routes_holds_where_a_route_has_none() {
     let gate = in_front_of(&upstream, &limits("body = \"4KiB\"")).await;
     let send = async |path: &str, length: usize| {
         let body = "x".repeat(length);
-        gate.raw().await.exchange(format!("POST {path} HTTP/1.1\r\nHost: gw\r\nContent-Length: {length}\r\n\r\n{body}")).await
+        gate.raw()
+            .await
+            .exchange(format!("POST {path} HTTP/1.1\r\nHost: gw\r\nContent-Length: {length}\r\n\r\n{body}"))
+            .await
     };
     send("/x", 4097).await.expect(413, "body_too_large");
     send("/small/x", 2000).await.expect(413, "body_too_large");

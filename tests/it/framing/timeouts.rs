@@ -71,7 +71,9 @@ async fn an_upstream_that_does_not_begin_to_answer_is_504() {
     let upstream = Upstream::scripted(script).await;
     let toml = upstream.toml("app") + "response_head = \"200ms\"\n";
     let gate = crate::support::Portcullis::start(
-        &(crate::support::FakePool::start().await.toml("main") + &toml + &crate::support::route("/*", "app", "\"public\"")),
+        &(crate::support::FakePool::start().await.toml("main")
+            + &toml
+            + &crate::support::route("/*", "app", "\"public\"")),
     )
     .await;
     gate.get("/x").await.expect(504, "upstream_timeout");

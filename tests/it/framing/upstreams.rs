@@ -53,7 +53,9 @@ async fn garbage_is_502_and_its_connection_is_not_used_again() {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         "HTTP/2 200 OK\r\n\r\n",
     ] {
-        let upstream = Upstream::scripted(move |seen| if seen.target == "/x" { Answer::raw(garbage) } else { Answer::ok("fine") }).await;
+        let upstream =
+            Upstream::scripted(move |seen| if seen.target == "/x" { Answer::raw(garbage) } else { Answer::ok("fine") })
+                .await;
         let gate = in_front_of(&upstream, "").await;
         let mut client = gate.raw().await;
         let reply = client.exchange(GET).await;
@@ -123,7 +125,9 @@ async fn a_kept_connection_that_died_is_replaced_and_the_request_sent_once() {
 
 #[tokio::test]
 async fn a_post_is_not_sent_again_once_its_bytes_were_sent() {
-    let upstream = Upstream::scripted(|seen| if seen.target == "/warm" { Answer::ok("warm") } else { Answer::nothing().reset() }).await;
+    let upstream =
+        Upstream::scripted(|seen| if seen.target == "/warm" { Answer::ok("warm") } else { Answer::nothing().reset() })
+            .await;
     let gate = in_front_of(&upstream, "").await;
     let mut client = gate.raw().await;
     assert_eq!(client.exchange("GET /warm HTTP/1.1\r\nHost: gw\r\n\r\n").await.status, 200);
@@ -161,7 +165,9 @@ async fn bytes_that_nobody_asked_for_end_a_kept_connection() {
     let script = {
         let early = early.clone();
         move |seen: &Seen| match seen.target.as_str() {
-            "/first" => Answer::ok("one").wait(&early).then("HTTP/1.1 200 OK\r\nX-Upstream: 1\r\nContent-Length: 8\r\n\r\npoisoned"),
+            "/first" => Answer::ok("one")
+                .wait(&early)
+                .then("HTTP/1.1 200 OK\r\nX-Upstream: 1\r\nContent-Length: 8\r\n\r\npoisoned"),
             _ => Answer::ok("fine"),
         }
     };

@@ -65,7 +65,8 @@ async fn lesson_32_enumeration_by_what_is_said() {
     assert!(resend.starts_with("202"), "{resend}");
     let forgot = alike(&gate, "/auth/password/forgot", |name| json!({"username": name})).await;
     assert!(forgot.starts_with("202"), "{forgot}");
-    let user = |name: &str| json!({"username": name, "password": "Portcullis-1", "email": format!("{name}@example.com")});
+    let user =
+        |name: &str| json!({"username": name, "password": "Portcullis-1", "email": format!("{name}@example.com")});
     let register = alike(&gate, "/auth/register", user).await;
     assert!(register.starts_with("201"), "{register}");
     // Not even with the right password, or with a password that the policy rejects.
@@ -73,7 +74,8 @@ async fn lesson_32_enumeration_by_what_is_said() {
     unconfirmed.expect(401, "credentials_invalid");
     let disabled = gate.post_json("/auth/login", &json!({"username": "locked", "password": "Portcullis-1"})).await;
     disabled.expect(401, "credentials_invalid");
-    alike(&gate, "/auth/register", |name| json!({"username": name, "password": "weak", "email": "a@example.com"})).await;
+    alike(&gate, "/auth/register", |name| json!({"username": name, "password": "weak", "email": "a@example.com"}))
+        .await;
 }
 
 #[tokio::test]

@@ -137,8 +137,13 @@ async fn five_wrong_answers_end_a_challenge() {
 #[tokio::test]
 async fn both_flows_sign_in_and_both_refuse() {
     for flow in ["srp", "password"] {
-        let pool = crate::support::EMBEDDED.replacen("[pool.main.embedded]", &format!("flow = \"{flow}\"\n[pool.main.embedded]"), 1);
-        let gate = crate::support::Portcullis::start(&(pool + &crate::support::route("/*", "app", "\"required\""))).await;
+        let pool = crate::support::EMBEDDED.replacen(
+            "[pool.main.embedded]",
+            &format!("flow = \"{flow}\"\n[pool.main.embedded]"),
+            1,
+        );
+        let gate =
+            crate::support::Portcullis::start(&(pool + &crate::support::route("/*", "app", "\"required\""))).await;
         let tokens = gate.login("demo").await;
         assert_eq!(gate.get_as("/x", &tokens.access).await.status, 200, "{flow}");
         login_with(&gate, "demo", "Portcullis-2").await.expect(401, "credentials_invalid");
@@ -178,15 +183,28 @@ async fn lesson_35_nothing_secret_reaches_an_access_line() {
     gate.post_json("/auth/refresh", &json!({"refresh_token": tokens.refresh})).await;
     gate.post_json_as("/auth/logout", &tokens.access, &json!({"refresh_token": tokens.refresh})).await.expect(204, "");
     let used = gate.access_line("/app/x").await;
-    assert_eq!((&used["status"], &used["pool"], used["subject"].is_string()), (&json!(200), &json!("main"), true), "{used}");
+    assert_eq!(
+        (&used["status"], &used["pool"], used["subject"].is_string()),
+        (&json!(200), &json!("main"), true),
+        "{used}"
+    );
     let refused = gate.access_line("/refused").await;
     assert_eq!((&refused["code"], &refused["reason"]), (&json!("token_invalid"), &json!("signature")), "{refused}");
     gate.access_line("/auth/logout").await;
     let lines = gate.access_lines().join("\n");
     let signature = tokens.access.rsplit('.').next().unwrap();
-    for secret in
-        ["Portcullis-1", "Wrong-password-1", "secret-cookie", "query-string", "Bearer", &code, &tokens.access, signature, &tokens.refresh, &tokens.id]
-    {
+    for secret in [
+        "Portcullis-1",
+        "Wrong-password-1",
+        "secret-cookie",
+        "query-string",
+        "Bearer",
+        &code,
+        &tokens.access,
+        signature,
+        &tokens.refresh,
+        &tokens.id,
+    ] {
         assert!(!lines.contains(secret), "{secret} in {lines}");
     }
 }

@@ -53,7 +53,9 @@ async fn lesson_12_any_other_alias() {
 async fn lesson_13_identity_headers_are_cleared_on_every_path() {
     let stage = Stage::set().await;
     let claims = "X-Auth-User: admin\r\nX-Auth-Groups: root\r\nX-Auth-Subject: root\r\nX_Auth_Email: a@b.c\r\n";
-    for start in ["GET /public/app", "OPTIONS /public/app", "HEAD /public/app", "PROPFIND /public/app", "GET /optional/app"] {
+    for start in
+        ["GET /public/app", "OPTIONS /public/app", "HEAD /public/app", "PROPFIND /public/app", "GET /optional/app"]
+    {
         let reply = stage.gate.raw().await.exchange(format!("{start} HTTP/1.1\r\nHost: gw\r\n{claims}\r\n")).await;
         assert_eq!(reply.status, 200, "{start}");
         let seen = stage.upstream.next_request().await;
@@ -101,7 +103,11 @@ async fn lesson_15_duplicate_headers() {
     let login = [("Content-Type", "application/json")];
     stage.gate.request("POST", "/auth/login", &login, twice).await.expect(400, "body_invalid");
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
-    stage.gate.request("POST", "/auth/login", &form, "username=a&password=b&username=c").await.expect(400, "body_invalid");
+    stage
+        .gate
+        .request("POST", "/auth/login", &form, "username=a&password=b&username=c")
+        .await
+        .expect(400, "body_invalid");
 }
 
 #[tokio::test]
@@ -154,14 +160,19 @@ async fn lesson_18_client_address() {
     let believed = send(&stage, lines, "/public/b").await;
     assert_eq!(believed, strings("203.0.113.9, 127.0.0.1", "203.0.113.9", "203.0.113.9"));
     let far = "X-Forwarded-For: 1.1.1.1, 203.0.113.9\r\nX-Forwarded-For: 127.0.0.2\r\n";
-    assert_eq!(send(&stage, far, "/public/c").await.2, "203.0.113.9", "right to left, to the first that is not trusted");
+    assert_eq!(
+        send(&stage, far, "/public/c").await.2,
+        "203.0.113.9",
+        "right to left, to the first that is not trusted"
+    );
     for nonsense in ["a", "203.0.113.9, a", "127.0.0.2, 203.0.113.9:99999", "\u{ff}"] {
         let path = format!("/public/{}", nonsense.len());
         let client = send(&stage, &format!("X-Forwarded-For: {nonsense}\r\n"), &path).await.2;
         assert_eq!(client, "127.0.0.1", "{nonsense:?} ends the walk");
     }
     let token = stage.token();
-    let request = format!("GET /app HTTP/1.1\r\nHost: gw\r\nX-Forwarded-For: a\r\nAuthorization: Bearer {token}x\r\n\r\n");
+    let request =
+        format!("GET /app HTTP/1.1\r\nHost: gw\r\nX-Forwarded-For: a\r\nAuthorization: Bearer {token}x\r\n\r\n");
     stage.gate.raw().await.exchange(request).await.expect(401, "token_invalid");
 }
 

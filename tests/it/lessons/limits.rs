@@ -23,7 +23,9 @@ async fn lesson_28_open_redirects() {
 async fn lesson_29_login_csrf() {
     let stage = Stage::set().await;
     let body = r#"{"username":"attacker","password":"Attacker-1"}"#;
-    for content_type in ["text/plain", "multipart/form-data; boundary=x", "application/jsonx", "application/json, text/plain"] {
+    for content_type in
+        ["text/plain", "multipart/form-data; boundary=x", "application/jsonx", "application/json, text/plain"]
+    {
         let headers = [
             ("Origin", "https://evil.example"),
             ("Cookie", "__Host-pc_sid=attacker-chosen"),
@@ -66,7 +68,10 @@ async fn lesson_36_length_and_chunk_ambiguity() {
         client.send(format!("POST /public HTTP/1.1\r\nHost: gw\r\n{lines}\r\n\r\n{smuggled}")).await;
         let reply = client.read().await;
         let code = reply.code();
-        assert!(reply.status == 400 && ["header_ambiguous", "request_malformed"].contains(&code.as_str()), "{lines:?}: {code}");
+        assert!(
+            reply.status == 400 && ["header_ambiguous", "request_malformed"].contains(&code.as_str()),
+            "{lines:?}: {code}"
+        );
         assert!(reply.closes(), "{lines:?}: what follows cannot be trusted");
         client.closed().await;
         stage.upstream.saw_nothing();
@@ -82,7 +87,16 @@ async fn lesson_36_length_and_chunk_ambiguity() {
 #[tokio::test]
 async fn lesson_36_broken_chunks_end_the_connection() {
     let stage = Stage::set().await;
-    for chunks in ["5\nhello\r\n0\r\n\r\n", "+5\r\nhello\r\n0\r\n\r\n", "5\r\nhelloXX0\r\n\r\n", "fffffffffffffffff\r\nx", "5;a\nb\r\nhello\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n", "G\r\n", "\r\n"] {
+    for chunks in [
+        "5\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhelloXX0\r\n\r\n",
+        "fffffffffffffffff\r\nx",
+        "5;a\nb\r\nhello\r\n0\r\n\r\n",
+        " 5\r\nhello\r\n0\r\n\r\n",
+        "G\r\n",
+        "\r\n",
+    ] {
         let mut client = stage.gate.raw().await;
         client.send(format!("POST /public HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}GET /public/smuggled HTTP/1.1\r\nHost: gw\r\n\r\n")).await;
         if let Ok(reply) = client.next("POST").await {
@@ -100,7 +114,8 @@ async fn lesson_40_no_failure_opens() {
     let odd = [b"GET /admin HTTP/1.1\r\nHost: gw\r\nX-Anything: ".as_slice(), b"\xff\xfe", b"\r\n\r\n"].concat();
     stage.refuses(odd, 401, "token_missing").await;
     for value in [b"Bearer \xff\xfe".as_slice(), b"Bearer", b"bearer  ", b"Bearer\tx"] {
-        let request = [b"GET /optional/x HTTP/1.1\r\nHost: gw\r\nAuthorization: ".as_slice(), value, b"\r\n\r\n"].concat();
+        let request =
+            [b"GET /optional/x HTTP/1.1\r\nHost: gw\r\nAuthorization: ".as_slice(), value, b"\r\n\r\n"].concat();
         let reply = stage.gate.raw().await.exchange(request).await;
         assert!(matches!(reply.status, 400 | 401), "{:?}: {}", String::from_utf8_lossy(value), reply.status);
         stage.upstream.saw_nothing();

@@ -67,7 +67,8 @@ async fn lesson_20_algorithm_confusion() {
 
 fn pem(der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
     format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
 }
 
@@ -136,7 +137,9 @@ async fn lesson_23_token_of_another_client_or_purpose() {
     is_refused(&stage, "aud instead", &stage.pool.access(json!({"client_id": null, "aud": own}))).await;
     is_refused(&stage, "another use", &stage.pool.access(json!({"token_use": "refresh"}))).await;
     is_refused(&stage, "an ID token in disguise", &stage.pool.id_token(json!({"client_id": own}))).await;
-    for issuer in [format!("{}/", stage.pool.issuer()), stage.pool.issuer().to_uppercase(), format!("{}x", stage.pool.issuer())] {
+    for issuer in
+        [format!("{}/", stage.pool.issuer()), stage.pool.issuer().to_uppercase(), format!("{}x", stage.pool.issuer())]
+    {
         is_refused(&stage, &issuer, &stage.pool.access(json!({"iss": issuer}))).await;
     }
 }
