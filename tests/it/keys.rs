@@ -126,7 +126,7 @@ async fn a_slow_endpoint_delays_only_those_who_need_it() {
 #[tokio::test]
 async fn a_silent_endpoint_costs_a_request_its_own_deadline_only() {
     let pool = FakePool::start().await;
-    let gate = trusting(&pool.toml("main")).await;
+    let gate = trusting(&with_keys(&pool, "cooldown = \"100ms\"")).await;
     pool.endpoint.set(KeyMode::Hang);
     gate.get_as("/x", &signed_by(1, &pool)).await.expect(503, "keys_unavailable");
     assert_eq!(gate.get_as("/x", &signed_by(0, &pool)).await.status, 200);
@@ -139,11 +139,18 @@ async fn a_flood_of_unknown_keys_cannot_hide_a_real_rotation() {
     let began = tokio::time::Instant::now();
     let before = pool.endpoint.fetches();
     let claims = pool.access_claims().to_string();
+    // So many at once; each waits for a fetch that could bring its key, if one is allowed soon.
     let flood = async |from: usize| {
+        let mut clients = Vec::new();
         for n in from..from + 40 {
             let header = json!({"alg": "RS256", "kid": format!("flood-{n}")}).to_string();
-            let reply = gate.get_as("/x", &Key::nth(2).sign_raw(&header, &claims)).await;
-            assert_eq!(reply.status, 401, "{}", reply.text());
+            let token = Key::nth(2).sign_raw(&header, &claims);
+            let mut client = gate.raw().await;
+            client.send(format!("GET /x HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {token}\r\n\r\n")).await;
+            clients.push(client);
+        }
+        for mut client in clients {
+            client.read().await.expect(401, "token_invalid");
         }
     };
     flood(0).await;

@@ -80,7 +80,7 @@ const IDENTITY: &str = "
 /auth/refresh          body    body    body    body    body    body    body    body    body
 /auth/password/forgot  body    body    body    body    body    body    body    body    body
 /auth/password/reset   body    body    body    body    body    body    body    body    body
-/auth/validate         missing valid   valid   invalid expired invalid invalid revoked twice
+/auth/validate         missing valid   valid   valid   expired invalid invalid revoked twice
 /auth/logout           missing gone    invalid invalid expired invalid invalid revoked twice
 /auth/nowhere          unknown unknown unknown unknown unknown unknown unknown unknown unknown
 ";

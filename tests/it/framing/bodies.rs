@@ -68,7 +68,7 @@ async fn chunks_and_trailers_pass_both_ways_but_not_every_trailer() {
     let gate = in_front_of(&upstream, "").await;
     let mut client = gate.raw().await;
     let request = format!(
-        "POST /x HTTP/1.1\r\nHost: gw\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Checksum: 2\r\n{evil}\r\n"
+        "POST /x HTTP/1.1\r\nHost: gw\r\nTE: trailers\r\nTrailer: X-Checksum\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Checksum: 2\r\n{evil}\r\n"
     );
     let reply = client.exchange(request).await;
     assert_eq!(reply.text(), "abc");

@@ -76,7 +76,7 @@ async fn lesson_14_hop_by_hop_nomination() {
     let request = format!(
         "GET /app HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {token}\r\nCookie: a=b\r\nX-Own: 1\r\nKeep-Alive: timeout=5\r\n\
          Proxy-Connection: keep-alive\r\nTE: trailers\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nProxy-Authorization: Basic eA==\r\n\
-         Connection: keep-alive, X-Auth-Subject, X-Forwarded-For, X-Request-Id, Cookie, Host, X-Own\r\n\r\n"
+         Connection: Upgrade, HTTP2-Settings, X-Auth-Subject, X-Forwarded-For, X-Request-Id, Cookie, Host, X-Own\r\n\r\n"
     );
     assert_eq!(stage.gate.raw().await.exchange(request).await.status, 200);
     let seen = stage.upstream.next_request().await;

@@ -110,7 +110,7 @@ async fn lesson_36_broken_chunks_end_the_connection() {
 
 #[tokio::test]
 async fn lesson_40_no_failure_opens() {
-    let stage = Stage::set().await;
+    let stage = Stage::with("[pool.main.keys]\ncooldown = \"100ms\"\n").await;
     let odd = [b"GET /admin HTTP/1.1\r\nHost: gw\r\nX-Anything: ".as_slice(), b"\xff\xfe", b"\r\n\r\n"].concat();
     stage.refuses(odd, 401, "token_missing").await;
     for value in [b"Bearer \xff\xfe".as_slice(), b"Bearer", b"bearer  ", b"Bearer\tx"] {

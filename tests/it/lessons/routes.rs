@@ -95,10 +95,12 @@ async fn lesson_05_rewrite_after_the_decision() {
 #[tokio::test]
 async fn lesson_06_path_parameters() {
     let stage = Stage::set().await;
-    for target in
-        ["/public/..;/admin", "/public/..;a=b/admin", "/public/.;/x", "/public/%2e%2e;/admin", "/admin;.css", "/admin;"]
-    {
+    for target in ["/public/..;/admin", "/public/..;a=b/admin", "/public/.;/x", "/public/%2e%2e;/admin"] {
         stage.refuses_get(target, 400, "path_ambiguous").await;
+    }
+    // To us this is no route at all; to a servlet it would be `/admin`.
+    for target in ["/admin;.css", "/admin;"] {
+        stage.refuses_get(target, 404, "route_unknown").await;
     }
     assert_eq!(stage.gate.get("/public/x;a=b").await.status, 200);
     assert_eq!(stage.upstream.next_request().await.target, "/public/x;a=b");

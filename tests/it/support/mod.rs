@@ -36,7 +36,7 @@ mod reply;
 mod seen;
 mod upstream;
 
-pub(crate) use client::{Client, Cut};
+pub(crate) use client::Client;
 pub(crate) use fake_pool::{FakePool, Key, KeyMode};
 pub(crate) use pool_api::PoolApi;
 pub(crate) use portcullis::{EMBEDDED, Portcullis, Tokens, route};
