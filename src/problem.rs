@@ -11,7 +11,9 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
+use crate::cognito::{self, Refusal};
 use crate::http::{Body, BodyError};
+use crate::token::{self, Reason};
 use crate::{access, server, upstream};
 
 /// Declares every code with its status and title, in the order of the contract.
@@ -253,6 +255,109 @@ impl Problem {
         }))
     }
 }
+
+impl From<token::Error> for Problem {
+    fn from(error: token::Error) -> Self {
+        let reason = match error {
+            token::Error::Refused(reason) => reason,
+            token::Error::KeysUnavailable => return Code::KeysUnavailable.into(),
+        };
+        let code = match reason {
+            Reason::Expired => Code::TokenExpired,
+            Reason::Revoked => Code::TokenRevoked,
+            Reason::Malformed
+            | Reason::TooLarge
+            | Reason::Encrypted
+            | Reason::Algorithm
+            | Reason::CriticalHeader
+            | Reason::KeyInHeader
+            | Reason::Type
+            | Reason::KeyIdMissing
+            | Reason::WrongIssuer
+            | Reason::UnknownKey
+            | Reason::Signature
+            | Reason::ClaimMissing
+            | Reason::ClaimType
+            | Reason::NotYetValid
+            | Reason::IssuedInFuture
+            | Reason::Lifetime
+            | Reason::WrongUse
+            | Reason::WrongClient => Code::TokenInvalid,
+        };
+        Self::from(code).because(reason.as_str())
+    }
+}
+
+/// A user pool's refusals, as somebody may see them who knows which users exist. The identity routes
+/// hide more.
+impl From<cognito::Error> for Problem {
+    fn from(error: cognito::Error) -> Self {
+        use cognito::Error;
+        let label = error.label();
+        let problem = match error {
+            Error::Refused(refusal) => return refusal.into(),
+            Error::Timeout => Self::from(Code::ProviderTimeout),
+            Error::Throttled { retry_after } => {
+                Self::from(Code::ProviderThrottled).retry_after(retry_after.unwrap_or(THROTTLED))
+            }
+            Error::Unreachable(_)
+            | Error::Broken(_)
+            | Error::Foreign { .. }
+            | Error::TooLarge(_)
+            | Error::Incomplete(_)
+            | Error::Srp(_) => Self::from(Code::ProviderError),
+            Error::Stopped => Self::from(Code::Internal),
+        };
+        problem.because(label)
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let label = refusal.label();
+        let problem = match refusal {
+            Refusal::Credentials | Refusal::UserUnknown | Refusal::Disabled => Self::from(Code::CredentialsInvalid),
+            Refusal::LockedOut | Refusal::AttemptsExceeded => {
+                Self::new(Code::RateLimited, "Too many attempts on this account").retry_after(LOCKED_OUT)
+            }
+            Refusal::TemporaryPasswordExpired | Refusal::ResetRequired => Self::from(Code::PasswordResetRequired),
+            Refusal::Unconfirmed => Self::from(Code::AccountUnconfirmed),
+            Refusal::Session => Self::from(Code::SessionExpired),
+            Refusal::CodeMismatch => Self::from(Code::CodeMismatch),
+            Refusal::CodeExpired => Self::from(Code::CodeExpired),
+            Refusal::UserExists => Self::from(Code::UserExists),
+            Refusal::AlreadyConfirmed => Self::new(Code::UserExists, "The account is confirmed already"),
+            Refusal::SignUpDisabled => Self::new(Code::AccessDenied, "The user pool takes no sign-ups"),
+            Refusal::ResetImpossible => Self::new(Code::BodyInvalid, "The password of this account cannot be reset"),
+            Refusal::PasswordPolicy(text) if text.is_empty() => Self::from(Code::PasswordRejected),
+            Refusal::PasswordPolicy(text) => Self::new(Code::PasswordRejected, text),
+            Refusal::PasswordReused => Self::new(Code::PasswordRejected, "The password was used before"),
+            Refusal::RefreshTokenInvalid | Refusal::RefreshTokenReused | Refusal::AccessTokenInvalid => {
+                Self::from(Code::TokenInvalid)
+            }
+            Refusal::RefreshTokenExpired => Self::from(Code::TokenExpired),
+            Refusal::RefreshTokenRevoked => Self::from(Code::TokenRevoked),
+            Refusal::NotRevocable => Self::new(Code::BodyInvalid, "The token cannot be revoked"),
+            Refusal::DeviceUnknown => Self::new(Code::BodyInvalid, "The device is not known"),
+            Refusal::TriggerRefused => Self::new(Code::BodyInvalid, "The user pool's own rules refuse this"),
+            Refusal::Parameter(_) => Self::new(Code::BodyInvalid, "The user pool does not accept a value"),
+            Refusal::TriggerFailed
+            | Refusal::DeliveryFailed
+            | Refusal::Firewall
+            | Refusal::OperationUnknown
+            | Refusal::Internal
+            | Refusal::Other(_) => Self::from(Code::ProviderError),
+            // Never a 401: it is the operator who is wrong, not the user.
+            Refusal::Misconfigured(_) => Self::from(Code::Internal),
+        };
+        problem.because(label)
+    }
+}
+
+/// When the user pool names no time, its quota is one of requests a second.
+const THROTTLED: Duration = Duration::from_secs(1);
+/// The longest that a user pool keeps an account shut after wrong passwords.
+const LOCKED_OUT: Duration = Duration::from_secs(15 * 60);
 
 #[cfg(test)]
 mod tests {

@@ -84,7 +84,7 @@ impl Authenticator {
 
     fn prepare(&self, verified: Verified) -> Principal {
         Principal {
-            headers: self.identity.headers_for(&verified),
+            headers: self.identity.headers_for(verified.claims(), verified.pool()),
             subject: verified.claims().sub.as_str().into(),
             verified,
         }
@@ -92,7 +92,10 @@ impl Authenticator {
 }
 
 /// The bearer token of a request (RFC 6750 §2.1). Tokens in queries and bodies are not looked for.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+///
+/// # Errors
+/// When there is another credential, or more than one.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let Some(value) = single(headers, &AUTHORIZATION).map_err(|_ambiguous| Refusal::Ambiguous)? else {
         return Ok(None);
     };

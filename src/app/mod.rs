@@ -103,6 +103,9 @@ pub struct App {
     drain: Duration,
 }
 
+/// The number of the configuration: the one that the process started with.
+const GENERATION: u64 = 1;
+
 /// How long the last access lines may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -114,7 +117,7 @@ impl App {
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
         let Options { clock, access_log, log_level, key_wait } = options;
         let metrics = Arc::new(Metrics::new());
-        metrics.config_generation.set(1);
+        metrics.config_generation.set(GENERATION.cast_signed());
 
         // Everything that can be taken by another process is asked for first.
         let mut listeners = Vec::new();
@@ -155,9 +158,8 @@ impl App {
         let admin_address = admin.address();
         let views = views::views(Arc::clone(&parts), metrics, lifecycle_seen, clock, log_level);
         control.handle.spawn(async move {
-            if let Err(error) = admin.serve(views).await {
-                tracing::error!(%error, "the admin listener stopped");
-            }
+            let Err(error) = admin.serve(views).await;
+            tracing::error!(%error, "the admin listener stopped");
         });
 
         let keys = Arc::clone(&parts);
@@ -218,7 +220,11 @@ impl App {
         };
         self.lifecycle.send_replace(Lifecycle::Stopping);
         workers.join();
-        self.parts.shutdown();
+        #[cfg(feature = "devpool")]
+        if let Some(control) = &self.control {
+            let parts = Arc::clone(&self.parts);
+            control.run(async move { parts.shutdown().await });
+        }
         self.access_log.close(LAST_LINES);
         drop(self.control.take());
         ended

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::GENERATION;
 use super::build::Parts;
-use crate::admin::{Part, Ready, Views};
+use crate::admin::{Part, Ready, Views, effective};
 use crate::clock::Clock;
-use crate::config::{Access, Config, HostPattern, PathPattern, Route, Servers};
+use crate::config::{Config, Servers};
+#[cfg(feature = "devpool")]
+use crate::devpool;
 use crate::server::Lifecycle;
 use crate::telemetry::LogLevel;
 use crate::telemetry::metrics::{Metrics, Pool};
@@ -43,15 +46,13 @@ pub(super) fn views(
                 metrics.text()
             })
         },
-        routes: shared(|parts| parts.config.routes.iter().map(|route| route_view(route)).collect()),
+        routes: shared(|parts| effective::routes(&parts.config)),
         upstreams: shared(|parts| upstreams(&parts.config)),
         keys: shared(|parts| {
             let sets = parts.key_sets.iter();
             sets.map(|(pool, keys)| (pool.name.to_string(), json!(keys.status()))).collect()
         }),
-        config: shared(
-            |parts| json!({ "generation": 1, "file": parts.config.source, "config": config(&parts.config) }),
-        ),
+        config: shared(|parts| effective::config(&parts.config, GENERATION)),
         outbox: outbox(&parts),
         set_level: Box::new(move |level| {
             if let Some(log_level) = &log_level {
@@ -77,37 +78,6 @@ fn ready(parts: &Parts, lifecycle: Lifecycle) -> Ready {
     std::iter::once(process).chain(keys).collect::<Vec<_>>().into()
 }
 
-fn route_view(route: &Route) -> Value {
-    let host = match &route.host {
-        HostPattern::Any => Value::Null,
-        HostPattern::Exact(name) => json!(name),
-        HostPattern::Wildcard(suffix) => json!(format!("*.{suffix}")),
-    };
-    let path = match &route.path {
-        PathPattern::Exact(path) => path.clone(),
-        PathPattern::Prefix(path) => format!("{path}/*"),
-    };
-    let access = match &route.access {
-        Access::Public => json!("public"),
-        Access::Optional => json!("optional"),
-        Access::Required(rule) if *rule == Default::default() => json!("required"),
-        Access::Required(rule) => json!({
-            "groups": rule.groups,
-            "scopes": rule.scopes,
-            "claims": rule.claims.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-            "pool": rule.pool,
-            "token_use": rule.token_use.as_ref().map(|uses| uses.iter().map(|token_use| token_use.as_str()).collect::<Vec<_>>()),
-            "clients": rule.clients,
-        }),
-    };
-    let methods =
-        route.methods.as_ref().map(|methods| methods.iter().map(|method| method.as_str()).collect::<Vec<_>>());
-    json!({
-        "route": route.label, "host": host, "path": path, "methods": methods,
-        "upstream": route.upstream, "access": access, "body": route.body, "line": route.line,
-    })
-}
-
 fn upstreams(config: &Config) -> Value {
     let servers = |servers: &Servers| match servers {
         Servers::Whoami => json!(["whoami:"]),
@@ -120,46 +90,14 @@ fn upstreams(config: &Config) -> Value {
         .collect()
 }
 
-/// The effective configuration. It is put together field by field, so that a secret can get in only
-/// by being written down here.
-fn config(config: &Config) -> Value {
-    let pools: serde_json::Map<String, Value> = config
-        .pools
-        .iter()
-        .map(|pool| {
-            let view = json!({
-                "id": pool.id.to_string(), "client_id": pool.client_id,
-                "client_secret": pool.client_secret.as_ref().map(ToString::to_string),
-                "clients": pool.clients, "issuers": pool.issuers, "endpoint": pool.endpoint, "jwks": pool.jwks,
-                "embedded": pool.embedded.as_ref().map(|embedded| json!({ "address": embedded.address, "data": embedded.data })),
-            });
-            (pool.name.to_string(), view)
-        })
-        .collect();
-    let listeners: Vec<String> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
-    json!({
-        "server": { "workers": config.server.workers, "drain_seconds": config.server.drain.as_secs(), "trusted_proxies": config.server.trusted_proxies },
-        "listeners": listeners,
-        "admin": config.admin.address,
-        "pools": pools,
-        "upstreams": upstreams(config),
-        "routes": config.routes.iter().map(|route| route_view(route)).collect::<Vec<_>>(),
-        "auth": config.auth.as_ref().map(|auth| json!({
-            "prefix": auth.prefix, "hosts": auth.hosts, "pool": auth.pool, "register": auth.register,
-            "hide_existing_users": auth.hide_existing_users, "floor_ms": auth.floor.as_millis(),
-        })),
-        "identity": { "prefix": config.identity.prefix, "headers": config.identity.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>() },
-    })
-}
-
 #[cfg(feature = "devpool")]
 fn outbox(parts: &Arc<Parts>) -> Option<Box<dyn Fn() -> Value + Send + Sync>> {
-    if parts.devpools.is_empty() {
+    if parts.outboxes.is_empty() {
         return None;
     }
     let parts = Arc::clone(parts);
     Some(Box::new(move || {
-        let messages = parts.devpools.iter().flat_map(|server| server.outbox().list());
+        let messages = parts.outboxes.iter().flat_map(devpool::Outbox::list);
         json!({ "messages": messages.collect::<Vec<_>>() })
     }))
 }
