@@ -55,15 +55,17 @@ async fn exit_codes_tell_usage_config_and_binding_apart() {
 #[tokio::test]
 async fn check_reports_every_mistake_with_its_place() {
     let folder = tempdir().unwrap();
-    write_config(folder.path(), &own_pool(free_port()));
+    let literal =
+        own_pool(free_port()).replace("[pool.main.embedded]", "client_secret = \"literal\"\n[pool.main.embedded]");
+    write_config(folder.path(), &literal);
     let fine = Process::run(folder.path(), &["check", "--config", "portcullis.toml"]).await;
     assert_eq!(fine.code, Some(0), "{fine:?}");
     let strict = Process::run(folder.path(), &["check", "--strict", "--config", "portcullis.toml"]).await;
-    assert_eq!(strict.code, Some(3), "a literal password is a warning, and strict: {strict:?}");
+    assert_eq!(strict.code, Some(3), "a literal secret is a warning, and strict: {strict:?}");
     write_config(folder.path(), &(own_pool(free_port()) + &route("/y", "ap", "\"publc\"")));
     let broken = Process::run(folder.path(), &["check", "--config", "portcullis.toml"]).await;
     assert_eq!(broken.code, Some(3), "{broken:?}");
-    for hint in ["`app`", "`public`"] {
+    for hint in ["`app`", "\"public\""] {
         assert!(broken.stderr.contains(hint), "did you mean {hint}: {}", broken.stderr);
     }
     let places = broken.stderr.lines().filter(|line| line.contains("portcullis.toml:")).count();
@@ -73,8 +75,8 @@ async fn check_reports_every_mistake_with_its_place() {
 #[tokio::test]
 async fn explain_says_which_rule_decides() {
     let folder = tempdir().unwrap();
-    let admin = route("/admin/*", "app", "{ groups = [\"admin\"] }");
-    write_config(folder.path(), &(own_pool(free_port()) + &admin));
+    let (port, admin) = (free_port(), route("/admin/*", "app", "{ groups = [\"admin\"] }"));
+    write_config(folder.path(), &(own_pool(port) + &admin));
     let explain = async |arguments: &[&str]| {
         let finished =
             Process::run(folder.path(), &[&["explain", "--config", "portcullis.toml"], arguments].concat()).await;
@@ -87,9 +89,12 @@ async fn explain_says_which_rule_decides() {
     assert!(refused.contains("/admin/*") && refused.contains("token_missing"), "{refused}");
     let ambiguous = explain(&["GET", "http://gw/public/%2e%2e/admin"]).await;
     assert!(ambiguous.contains("path_ambiguous"), "{ambiguous}");
-    let claims = folder.path().join("claims.json");
-    std::fs::write(&claims, json!({"sub": "s", "token_use": "access", "cognito:groups": ["users"]}).to_string())
-        .unwrap();
+    let now = portcullis::clock::Clock::System.now().seconds();
+    let claims = json!({
+        "iss": format!("http://127.0.0.1:{port}/{POOL_ID}"), "sub": "s", "client_id": "4hrtn0example0client0id000", "username": "sam",
+        "token_use": "access", "iat": now, "exp": now + 600, "cognito:groups": ["users"],
+    });
+    std::fs::write(folder.path().join("claims.json"), claims.to_string()).unwrap();
     let denied = explain(&["GET", "http://gw/admin/x", "--claims", "claims.json"]).await;
     assert!(denied.contains("access_denied") && denied.contains("groups"), "{denied}");
 }
@@ -110,7 +115,11 @@ async fn health_says_whether_it_is_ready() {
 async fn the_banner_says_what_to_do_next_and_the_log_says_no_secrets() {
     let folder = tempdir().unwrap();
     let process = Process::start(folder.path(), &own_pool(free_port())).await;
-    let banner = process.output();
+    let shown = async || {
+        let output = process.output();
+        output.contains(&process.listener.to_string()).then_some(output)
+    };
+    let banner = until("the banner", shown).await;
     for part in [
         process.listener.to_string(),
         process.admin.to_string(),

@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{another, register, with_own_pool};
-use crate::support::{Portcullis, Reply};
+use super::{another, register};
+use crate::support::{EMBEDDED, Portcullis, Reply, route};
 
 /// A gateway with a confirmed user `known1`, an unconfirmed `newbie` and a disabled `locked`.
 /// `nobody` does not exist. All names are equally long.
-async fn populated(extra: &str) -> Portcullis {
-    let gate = with_own_pool(extra).await;
+async fn populated(floor: &str) -> Portcullis {
+    let pool = EMBEDDED.replace("20ms", floor);
+    let gate = Portcullis::start(&(pool + &route("/*", "app", "\"required\""))).await;
     let pool = gate.pool_api("main");
     for name in ["known1", "locked"] {
         pool.add_user(name).await;
@@ -51,7 +52,7 @@ async fn alike(gate: &Portcullis, path: &str, body: impl Fn(&str) -> Value) -> S
 
 #[tokio::test]
 async fn lesson_32_enumeration_by_what_is_said() {
-    let gate = populated("").await;
+    let gate = populated("20ms").await;
     let code = gate.code_for("newbie").await;
     let wrong = another(&code);
     let login = alike(&gate, "/auth/login", |name| json!({"username": name, "password": "Wrong-1-password"})).await;
@@ -65,8 +66,7 @@ async fn lesson_32_enumeration_by_what_is_said() {
     assert!(resend.starts_with("202"), "{resend}");
     let forgot = alike(&gate, "/auth/password/forgot", |name| json!({"username": name})).await;
     assert!(forgot.starts_with("202"), "{forgot}");
-    let user =
-        |name: &str| json!({"username": name, "password": "Portcullis-1", "email": format!("{name}@example.com")});
+    let user = |name: &str| json!({"username": name, "password": "Portcullis-1", "email": "typed@example.com"});
     let register = alike(&gate, "/auth/register", user).await;
     assert!(register.starts_with("201"), "{register}");
     // Not even with the right password, or with a password that the policy rejects.
@@ -80,7 +80,7 @@ async fn lesson_32_enumeration_by_what_is_said() {
 
 #[tokio::test]
 async fn lesson_32_a_second_registration_changes_nothing() {
-    let gate = populated("").await;
+    let gate = populated("20ms").await;
     let takeover = json!({"username": "known1", "password": "Attacker-1", "email": "evil@example.com"});
     gate.post_json("/auth/register", &takeover).await.expect(201, "");
     let login = json!({"username": "known1", "password": "Attacker-1"});
@@ -92,7 +92,7 @@ async fn lesson_32_a_second_registration_changes_nothing() {
 #[tokio::test]
 async fn lesson_32_enumeration_by_time() {
     const FLOOR: Duration = Duration::from_millis(400);
-    let gate = populated("floor = \"400ms\"\n").await;
+    let gate = populated("400ms").await;
     for (path, body) in [
         ("/auth/login", json!({"password": "Wrong-1-password"})),
         ("/auth/password/forgot", json!({})),
