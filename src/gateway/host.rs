@@ -111,7 +111,7 @@ mod tests {
     fn what_is_no_host_is_refused() {
         for line in [
             "", "a b", "a/b", "a@b", "a,b", "a:b", "a:99999", "a:80:80", "[::1", "[x]", "::1", "a..b", ".a", ".",
-            "a?b", "a#b", "ä",
+            "a?b", "a#b",
         ] {
             assert_eq!(host("/", &[line]), Err(HostError::Malformed), "{line}");
         }
