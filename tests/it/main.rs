@@ -17,4 +17,6 @@ mod matrix;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod support;

@@ -263,12 +263,13 @@ async fn what_was_acknowledged_survives_kill_9() {
     for round in 0..2 {
         let mut process = Process::start(folder.path(), &toml).await;
         let pool = process.pool_api(port, POOL_ID);
-        for username in acknowledged.lock().unwrap().keys() {
+        let known: BTreeMap<String, String> = acknowledged.lock().unwrap().clone();
+        for username in known.keys() {
             pool.must("AdminGetUser", &json!({"Username": username})).await;
         }
         let login = json!({"username": "demo", "password": "Portcullis-1"});
         let token = crate::support::Tokens::of(&process.post_json("/auth/login", &login).await).access;
-        if let Some(earlier) = acknowledged.lock().unwrap().values().next() {
+        if let Some(earlier) = known.values().next() {
             let bearer = format!("Bearer {earlier}");
             let reply = process.request("GET", "/x", &[("Authorization", &bearer)], "").await;
             assert_eq!(reply.status, 200, "the keys survived: {}", reply.text());
