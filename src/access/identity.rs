@@ -178,13 +178,15 @@ fn is_ours(name: &HeaderName) -> bool {
     if !matches!(text.as_bytes().first().copied().map(collapse), Some(b'c' | b'f' | b'k' | b'p' | b't' | b'u' | b'x')) {
         return false;
     }
-    HOP_BY_HOP.contains(name)
+    HOP_BY_HOP.iter().any(|ours| collapsed_eq(text, ours.as_str()))
         || OURS.iter().any(|ours| collapsed_eq(text, ours))
         || OUR_PREFIXES.iter().any(|prefix| starts_with(text, prefix.as_bytes()))
 }
 
 /// Names that only the gateway sets, or that make a backend see another request than was decided on.
-const OURS: [&str; 10] = [
+/// Whoever sends the request frames it anew, so that no true `Content-Length` is lost here.
+const OURS: [&str; 11] = [
+    "content-length",
     "forwarded",
     "proxy",
     "traceparent",
@@ -268,4 +270,29 @@ fn collapsed_eq(name: &str, collapsed: &str) -> bool {
 /// Whether the collapsed name begins with `prefix`, which is collapsed already.
 fn starts_with(name: &str, prefix: &[u8]) -> bool {
     name.len() >= prefix.len() && name.bytes().map(collapse).zip(prefix).all(|(byte, wanted)| byte == *wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cgi_backend_would_read_as_framing_or_as_our_words_is_removed() {
+        for name in [
+            "transfer-encoding",
+            "transfer_encoding",
+            "Transfer.Encoding",
+            "content_length",
+            "keep_alive",
+            "x_forwarded_for",
+            "X-Original_URL",
+            "x_http_method.override",
+            "proxy",
+        ] {
+            assert!(is_ours(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        }
+        for name in ["content-type", "content-length-x", "cookie", "x-forward", "user-agent", "te-x"] {
+            assert!(!is_ours(&HeaderName::from_static(name)), "{name}");
+        }
+    }
 }
