@@ -178,7 +178,8 @@ fn is_ours(name: &HeaderName) -> bool {
     if !matches!(text.as_bytes().first().copied().map(collapse), Some(b'c' | b'f' | b'k' | b'p' | b't' | b'u' | b'x')) {
         return false;
     }
-    HOP_BY_HOP.contains(name)
+    // The spelling `Transfer_Encoding` is one that proxies pass and CGI servers fold.
+    HOP_BY_HOP.iter().any(|hop| collapsed_eq(text, hop.as_str()))
         || OURS.iter().any(|ours| collapsed_eq(text, ours))
         || OUR_PREFIXES.iter().any(|prefix| starts_with(text, prefix.as_bytes()))
 }
