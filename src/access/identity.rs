@@ -56,7 +56,8 @@ impl Identity {
     /// The headers that tell an upstream who sent a token. An absent claim is an absent header.
     ///
     /// # Errors
-    /// When a claim contains control characters, is a structure, or a list member contains a comma.
+    /// When a claim contains control characters, is a structure, or is a list with a member that has
+    /// a comma in it or a space at an end.
     pub fn headers_for(&self, claims: &Claims, pool: &config::Pool) -> Result<Headers, Unrepresentable> {
         let mut headers = Vec::with_capacity(self.headers.len());
         for (name, source) in &self.headers {
@@ -221,7 +222,9 @@ fn claim_text(value: &serde_json::Value) -> Option<Option<String>> {
         serde_json::Value::Array(members) => {
             let mut list = String::new();
             for (index, member) in members.iter().enumerate() {
-                let member = member.as_str().filter(|member| !member.contains(','))?;
+                // Readers split at commas and trim.
+                let member =
+                    member.as_str().filter(|member| !member.contains(',') && member.trim_matches(' ') == *member)?;
                 if index > 0 {
                     list.push(',');
                 }
@@ -236,16 +239,19 @@ fn claim_text(value: &serde_json::Value) -> Option<Option<String>> {
 
 /// A header value: control characters are refused, whatever is not ASCII is percent-encoded as
 /// UTF-8, and so is `%`, so that the encoding can be undone (RFC 8187 §3.2.1 without its prefix).
+/// So is a space at either end: readers of a header drop it (RFC 9110 §5.5), and ` admin` would
+/// become `admin` on the way.
 fn encode(text: &str) -> Option<HeaderValue> {
     if text.chars().any(char::is_control) {
         return None;
     }
-    if text.is_ascii() && !text.contains('%') {
+    if text.is_ascii() && !text.contains('%') && text.trim_matches(' ') == text {
         return HeaderValue::from_str(text).ok();
     }
     let mut encoded = String::with_capacity(text.len() * 3);
-    for byte in text.bytes() {
-        if byte.is_ascii() && byte != b'%' {
+    for (at, byte) in text.bytes().enumerate() {
+        let trimmed = byte == b' ' && (at == 0 || at + 1 == text.len());
+        if byte.is_ascii() && byte != b'%' && !trimmed {
             encoded.push(char::from(byte));
         } else {
             write!(encoded, "%{byte:02X}").ok()?;
@@ -270,3 +276,6 @@ fn collapsed_eq(name: &str, collapsed: &str) -> bool {
 fn starts_with(name: &str, prefix: &[u8]) -> bool {
     name.len() >= prefix.len() && name.bytes().map(collapse).zip(prefix).all(|(byte, wanted)| byte == *wanted)
 }
+
+#[cfg(test)]
+mod tests;
