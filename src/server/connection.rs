@@ -98,7 +98,8 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     let mut stream = connection.into_parts().io.into_inner().into_inner();
     if let Some(refusal) = refusal {
         // Whether the client still takes it is its own affair.
-        let _: Result<_, _> = timeout(LINGER, send_last(&mut stream, service.refuse(&client, refusal))).await;
+        let told = timeout(LINGER, send_last(&mut stream, service.refuse(&client, refusal))).await;
+        tracing::debug!(?refusal, told = told.is_ok(), "refused before there was a request");
     }
 }
 
