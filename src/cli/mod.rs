@@ -5,6 +5,8 @@ pub mod explain;
 pub mod health;
 pub mod keygen;
 mod online;
+#[cfg(feature = "devpool")]
+pub mod pool;
 pub mod run;
 
 use std::error::Error;

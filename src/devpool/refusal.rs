@@ -80,6 +80,10 @@ impl Refusal {
         Self::new(Exception::InvalidParameter, text)
     }
 
+    pub(super) fn unknown_operation() -> Self {
+        Self::new(Exception::UnknownOperation, "The requested operation is not known here.")
+    }
+
     /// Unknown user and wrong password alike.
     pub(super) fn credentials() -> Self {
         Self::not_authorized("Incorrect username or password.")
