@@ -84,7 +84,7 @@ impl Authenticator {
 
     fn prepare(&self, verified: Verified) -> Principal {
         Principal {
-            headers: self.identity.headers_for(&verified),
+            headers: self.identity.headers_for(verified.claims(), verified.pool()),
             subject: verified.claims().sub.as_str().into(),
             verified,
         }

@@ -17,11 +17,11 @@ use super::Permit;
 use super::forwarded::Forwarded;
 use crate::config::{self, ClaimSource};
 use crate::http::{Body, BodyError, HOP_BY_HOP};
-use crate::token::Verified;
+use crate::token::Claims;
 use crate::upstream::{self, Connections, Exchange, Managed, Timing, Upstream};
 
 /// Identity headers that are ready to be set.
-pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
+pub type Headers = Vec<(HeaderName, HeaderValue)>;
 
 /// A claim that cannot stand in a header without being read as something else.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,12 +57,11 @@ impl Identity {
     ///
     /// # Errors
     /// When a claim contains control characters, is a structure, or a list member contains a comma.
-    pub(super) fn headers_for(&self, verified: &Verified) -> Result<Headers, Unrepresentable> {
+    pub fn headers_for(&self, claims: &Claims, pool: &config::Pool) -> Result<Headers, Unrepresentable> {
         let mut headers = Vec::with_capacity(self.headers.len());
         for (name, source) in &self.headers {
-            let claims = verified.claims();
             let text = match source {
-                ClaimSource::Pool => Some(verified.pool().name.to_string()),
+                ClaimSource::Pool => Some(pool.name.to_string()),
                 ClaimSource::Client => Some(claims.client.clone()),
                 ClaimSource::Username => claims.username.clone(),
                 ClaimSource::Claim(claim) => match claims.get(claim) {
@@ -144,7 +143,9 @@ where
     ) -> Result<Response<Body>, upstream::Error> {
         upstream::forward(upstream, connections, self.request, exchange, timing).await
     }
+}
 
+impl<B> Vetted<B> {
     /// The request as it would be sent, for `explain`.
     pub fn request(&self) -> &Request<B> {
         &self.request

@@ -10,8 +10,8 @@ pub mod identity;
 
 use std::sync::Arc;
 
-use crate::config::{Access, Rule};
-use crate::token::{self, Reason, Verified};
+use crate::config::{Access, Pool, Rule};
+use crate::token::{self, Claims, Reason, Verified};
 
 pub use authenticate::Authenticator;
 
@@ -127,13 +127,21 @@ pub fn authorize(access: &Access, credential: &Credential) -> Result<Permit, Den
         (Access::Public, _) | (Access::Optional, Credential::Absent) => Ok(Permit { principal: None }),
         (Access::Required(_), Credential::Absent) => Err(Denial::Missing),
         (_, Credential::Refused(refusal)) => Err(Denial::Refused(*refusal)),
-        (Access::Optional, Credential::Accepted(principal)) => check(&Rule::default(), principal),
-        (Access::Required(rule), Credential::Accepted(principal)) => check(rule, principal),
+        (Access::Optional, Credential::Accepted(principal)) => permit(&Rule::default(), principal),
+        (Access::Required(rule), Credential::Accepted(principal)) => permit(rule, principal),
     }
 }
 
-fn check(rule: &Rule, principal: &Arc<Principal>) -> Result<Permit, Denial> {
-    let (claims, pool) = (principal.verified.claims(), principal.verified.pool());
+fn permit(rule: &Rule, principal: &Arc<Principal>) -> Result<Permit, Denial> {
+    satisfies(rule, principal.verified.claims(), principal.verified.pool())?;
+    Ok(Permit { principal: Some(Arc::clone(principal)) })
+}
+
+/// Holds the claims of a token of `pool` against a rule.
+///
+/// # Errors
+/// The first thing that is not as the rule wants it.
+pub fn satisfies(rule: &Rule, claims: &Claims, pool: &Pool) -> Result<(), Denial> {
     let refused = |reason| Err(Denial::Refused(Refusal::Token(token::Error::Refused(reason))));
     if rule.pool.as_ref().is_some_and(|name| *name != pool.name) {
         return refused(Reason::WrongIssuer);
@@ -156,7 +164,7 @@ fn check(rule: &Rule, principal: &Arc<Principal>) -> Result<Permit, Denial> {
     if let Some((name, _)) = rule.claims.iter().find(|wanted| !fits(wanted)) {
         return Err(Denial::Lacking(Lack::Claim(name.clone())));
     }
-    Ok(Permit { principal: Some(Arc::clone(principal)) })
+    Ok(())
 }
 
 /// Whether a claim is, or as a list contains, the wanted text. Compared whole, never in part:

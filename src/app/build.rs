@@ -36,8 +36,11 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) key_sets: Vec<(Arc<config::Pool>, KeySet)>,
     pub(super) revoked: Arc<Memory>,
+    /// Empty after the shutdown.
     #[cfg(feature = "devpool")]
-    pub(super) devpools: Vec<devpool::Server>,
+    pub(super) devpools: std::sync::Mutex<Vec<devpool::Server>>,
+    #[cfg(feature = "devpool")]
+    pub(super) outboxes: Vec<devpool::Outbox>,
 }
 
 impl Parts {
@@ -49,10 +52,11 @@ impl Parts {
     }
 
     /// Ends what has to end before the process does.
-    pub(super) fn shutdown(&self) {
-        #[cfg(feature = "devpool")]
-        for server in &self.devpools {
-            server.shutdown();
+    #[cfg(feature = "devpool")]
+    pub(super) async fn shutdown(&self) {
+        let servers = self.devpools.lock().map(|mut servers| std::mem::take(&mut *servers));
+        for server in servers.unwrap_or_default() {
+            server.shutdown().await;
         }
     }
 }
@@ -101,15 +105,8 @@ pub(super) fn build(
         let pool = config.pools.iter().find(|pool| pool.name == auth.pool)?;
         let client = cognito::Client::new(Arc::clone(pool), http, clock.clone(), Arc::clone(metrics));
         let authenticator = Arc::clone(&authenticator);
-        Some(Auth::new(
-            auth,
-            Arc::new(client),
-            authenticator,
-            Arc::clone(&revoked),
-            clock.clone(),
-            control.clone(),
-            metrics,
-        ))
+        let (revoked, clock, control) = (Arc::clone(&revoked), clock.clone(), control.clone());
+        Some(Auth::new(auth, Arc::new(client), authenticator, revoked, clock, control, metrics))
     });
     let gateway = Gateway {
         routes: Routes::new(routes),
@@ -124,7 +121,9 @@ pub(super) fn build(
         key_sets,
         revoked,
         #[cfg(feature = "devpool")]
-        devpools,
+        outboxes: devpools.iter().map(devpool::Server::outbox).collect(),
+        #[cfg(feature = "devpool")]
+        devpools: devpools.into(),
     };
     Ok((gateway, parts))
 }

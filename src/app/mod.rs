@@ -158,9 +158,8 @@ impl App {
         let admin_address = admin.address();
         let views = views::views(Arc::clone(&parts), metrics, lifecycle_seen, clock, log_level);
         control.handle.spawn(async move {
-            if let Err(error) = admin.serve(views).await {
-                tracing::error!(%error, "the admin listener stopped");
-            }
+            let Err(error) = admin.serve(views).await;
+            tracing::error!(%error, "the admin listener stopped");
         });
 
         let keys = Arc::clone(&parts);
@@ -221,7 +220,11 @@ impl App {
         };
         self.lifecycle.send_replace(Lifecycle::Stopping);
         workers.join();
-        self.parts.shutdown();
+        #[cfg(feature = "devpool")]
+        if let Some(control) = &self.control {
+            let parts = Arc::clone(&self.parts);
+            control.run(async move { parts.shutdown().await });
+        }
         self.access_log.close(LAST_LINES);
         drop(self.control.take());
         ended

@@ -89,7 +89,10 @@ pub struct Auth {
     revoked: Arc<store::Memory>,
     clock: Clock,
     control: Handle,
-    metrics: Arc<RouteMetrics>,
+    /// Held metrics, one for each of [`ROUTES`], in their order.
+    metrics: Vec<Arc<RouteMetrics>>,
+    /// For everything else below the prefix.
+    unknown: Arc<RouteMetrics>,
     sessions: Sessions,
     /// Whether the last real sign-up needed no confirmation: what a hidden one answers, too.
     confirms_itself: AtomicBool,
@@ -107,8 +110,10 @@ impl Auth {
         control: Handle,
         metrics: &Metrics,
     ) -> Self {
+        let held = |path: &str| Arc::new(RouteMetrics::new(metrics, format!("{}{path}", config.prefix)));
         Self {
-            metrics: Arc::new(RouteMetrics::new(metrics, format!("{}/*", config.prefix))),
+            metrics: ROUTES.iter().map(|route| held(route.path)).collect(),
+            unknown: held("/*"),
             sessions: Sessions::new(),
             confirms_itself: AtomicBool::new(false),
             config,
@@ -129,9 +134,10 @@ impl Auth {
         path.strip_prefix(self.config.prefix.as_str()).filter(|below| below.is_empty() || below.starts_with('/'))
     }
 
-    /// The counters of all identity routes together.
-    pub fn metrics(&self) -> &Arc<RouteMetrics> {
-        &self.metrics
+    /// The counters of the route with this path below the prefix.
+    pub fn metrics_of(&self, below_prefix: &str) -> &Arc<RouteMetrics> {
+        let index = ROUTES.iter().position(|route| route.path == below_prefix);
+        index.and_then(|index| self.metrics.get(index)).unwrap_or(&self.unknown)
     }
 
     /// Answers a request whose path is `below_prefix` after the prefix, with its leading slash.

@@ -1,24 +1,24 @@
 //! `portcullis check`: says what is wrong with the configuration, all of it at once.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
+use super::{Color, exit, online};
 use crate::config::{self, Config, Report};
 
-/// The exit code for a configuration that cannot be used.
-pub const CONFIG_ERROR: u8 = 3;
-
-/// Checks a file with this process's environment. The report goes to stderr, in colors on a terminal
-/// unless `NO_COLOR` is set; the sentence that all is fine goes to stdout.
+/// Checks a file with this process's environment. The report goes to standard error, the sentence
+/// that all is fine to standard output. With `online`, key sets are fetched and upstreams reached.
 ///
-/// Returns the exit code: 0, or [`CONFIG_ERROR`] on mistakes and, when `strict`, on warnings.
-///
-/// # Errors
-/// When the text cannot be written.
-pub fn run(path: &Path, strict: bool) -> io::Result<u8> {
-    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+/// Returns the exit code: 0, or [`exit::CONFIG`] on mistakes and, when `strict`, on warnings.
+pub fn run(path: &Path, strict: bool, online: bool) -> u8 {
+    let color = Color::of_stderr().is_on();
     let env = |name: &str| std::env::var(name).ok();
-    check(path, strict, &env, color, &mut io::stdout().lock(), &mut io::stderr().lock())
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    let code = match check(path, strict, &env, color, &mut out, &mut err) {
+        Ok(exit::FINE) if online => online::check(path, &env, &mut out),
+        other => other,
+    };
+    code.unwrap_or(exit::OTHER)
 }
 
 fn check(
@@ -49,7 +49,7 @@ fn check(
         }
         _ => {
             writeln!(err, "{} cannot be used: {found}", path.display())?;
-            Ok(CONFIG_ERROR)
+            Ok(exit::CONFIG)
         }
     }
 }
@@ -109,18 +109,18 @@ mod tests {
         assert!(out.starts_with("p.toml can be used, with 1 warning: "), "{out}");
         assert!(err.starts_with("warning: "), "{err}");
         let (code, out, err) = check_text(&text, true);
-        assert_eq!((code, out.as_str()), (CONFIG_ERROR, ""));
+        assert_eq!((code, out.as_str()), (exit::CONFIG, ""));
         assert!(err.ends_with("\n\np.toml cannot be used: 1 warning\n"), "{err}");
     }
 
     #[test]
     fn mistakes_and_missing_files_fail() {
         let (code, out, err) = check_text("version = 2\nx = 1\n", false);
-        assert_eq!((code, out.as_str()), (CONFIG_ERROR, ""));
+        assert_eq!((code, out.as_str()), (exit::CONFIG, ""));
         assert!(err.ends_with("p.toml cannot be used: 3 errors\n"), "{err}");
         let mut err = Vec::new();
         let code = check(Path::new("/nowhere.toml"), false, &|_| None, false, &mut Vec::new(), &mut err).unwrap();
-        assert_eq!(code, CONFIG_ERROR);
+        assert_eq!(code, exit::CONFIG);
         assert!(String::from_utf8(err).unwrap().starts_with("error: cannot read /nowhere.toml: "));
     }
 }

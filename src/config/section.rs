@@ -59,18 +59,14 @@ impl<'a> Reader<'a> {
         self.note(Diagnostic::error(title).at(value.span(), format!("this is {}", describe(value.get_ref()))));
     }
 
-    /// The elements of a list of texts; a single text counts as a list of one.
+    /// The elements of a list of texts.
     pub(super) fn texts<'v>(&self, key: &str, value: &'v Spanned<DeValue<'_>>) -> Vec<Spanned<&'v str>> {
-        let elements = match value.get_ref() {
-            DeValue::Array(array) => array,
-            DeValue::String(_) => std::slice::from_ref(value),
-            _ => {
-                self.wrong_type(key, "a list of texts", value);
-                return Vec::new();
-            }
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, "a list of texts", value);
+            return Vec::new();
         };
-        let mut texts = Vec::with_capacity(elements.len());
-        for element in elements {
+        let mut texts = Vec::with_capacity(array.len());
+        for element in array.iter() {
             match element.get_ref().as_str() {
                 Some(text) => texts.push(Spanned::new(element.span(), text)),
                 None => self.wrong_type(key, "a list of texts", element),
@@ -99,7 +95,12 @@ impl<'a> Section<'a> {
                 reader.is_unavailable(shape, name, value);
                 continue;
             }
-            let unknown = Diagnostic::error(format!("unknown key `{name}` in {}", shape.place));
+            let is_section = std::ptr::eq(shape, &file::ROOT) && value.get_ref().is_table();
+            let unknown = Diagnostic::error(if is_section {
+                format!("unknown section [{name}]")
+            } else {
+                format!("unknown key `{name}` in {}", shape.place)
+            });
             let similar = closest(name, shape.keys.iter().copied());
             reader.note(match (file::our_name(shape, name), similar) {
                 (Some(ours), _) => unknown.at(key.span(), "called otherwise").help(format!("here it is {ours}")),
@@ -116,6 +117,11 @@ impl<'a> Section<'a> {
     /// Whether it stands in the file.
     pub(super) fn is_present(&self) -> bool {
         self.table.is_some()
+    }
+
+    /// Whether it stands in the file without a single key.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_some_and(|table| table.is_empty())
     }
 
     /// A value that is there and belongs to a part that exists.

@@ -3,7 +3,7 @@
 //! [`Worker::handle`] cannot fail: it begins the record, turns a problem or a panic into an answer,
 //! and moves the record into it. [`Worker::respond`] is the way of a request from top to bottom.
 
-mod host;
+pub mod host;
 mod panic;
 pub mod path;
 pub mod route;
@@ -16,9 +16,9 @@ use arc_swap::{ArcSwap, Cache};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
-use self::host::{EffectiveHost, effective_host};
+use self::host::effective_host;
 use self::path::{Ambiguity, NormalPath};
-use self::route::{Match, Pattern, Routes};
+use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
@@ -64,13 +64,16 @@ pub struct Route {
 
 impl Pattern for Route {
     fn host(&self) -> &HostPattern {
-        &self.config.host
+        self.config.host()
     }
     fn path(&self) -> &PathPattern {
-        &self.config.path
+        self.config.path()
     }
     fn methods(&self) -> Option<&[Method]> {
-        self.config.methods.as_deref()
+        self.config.methods()
+    }
+    fn keep_encoded_slashes(&self) -> bool {
+        self.config.keep_encoded_slashes()
     }
 }
 
@@ -161,14 +164,14 @@ impl Worker {
             && let Some(below) = auth.serves(&host.name, &path.text)
         {
             let below = below.to_owned();
-            record.route = Some(Arc::clone(auth.metrics()));
+            record.route = Some(Arc::clone(auth.metrics_of(&below)));
             request.body_mut().count_into(record.count_in());
             let mut response = auth.handle(request, &below, record.client).await?;
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
             return Ok(response);
         }
 
-        let route = gateway.find(&host, &path, request.method())?;
+        let route = gateway.routes.find(&host.name, &path, request.method())?;
         record.route = Some(Arc::clone(&route.metrics));
         check_length(route.config.body, request.body())?;
 
@@ -216,32 +219,6 @@ impl Worker {
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };
         Ok(vetted.send(upstream, &self.connections, exchange, &mut timing.timing).await?)
-    }
-}
-
-impl Gateway {
-    /// The best route for a request. Where a lenient server would read the path in another way,
-    /// that reading must lead to the same route.
-    ///
-    /// # Errors
-    /// 404 without a route, 405 without one for the method, 400 when the path is ambiguous for it.
-    pub fn find(&self, host: &EffectiveHost<'_>, path: &NormalPath<'_>, method: &Method) -> Result<&Route, Problem> {
-        let route = match self.routes.find(&host.name, &path.text, method) {
-            Match::Route(route) => route,
-            Match::Method(_) | Match::None if path.encoded_slash => return Err(Ambiguity::EncodedSlash.into()),
-            Match::Method(methods) => return Err(method_not_allowed(&methods)),
-            Match::None => return Err(Code::RouteUnknown.into()),
-        };
-        if path.encoded_slash && !route.config.keep_encoded_slashes {
-            return Err(Ambiguity::EncodedSlash.into());
-        }
-        if let Some(lenient) = &path.lenient {
-            let same = matches!(self.routes.find(&host.name, lenient, method), Match::Route(other) if std::ptr::eq(other, route));
-            if !same {
-                return Err(Ambiguity::PathParameter.into());
-            }
-        }
-        Ok(route)
     }
 }
 
@@ -320,13 +297,6 @@ fn upstream_target(uri: &http::Uri, path: &NormalPath<'_>) -> Result<Option<http
     }
 }
 
-fn method_not_allowed(methods: &[Method]) -> Problem {
-    let mut names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    names.sort_unstable();
-    names.dedup();
-    Problem { allow: Some(names.join(", ")), ..Code::MethodNotAllowed.into() }
-}
-
 fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
     record.code = Some(problem.code.as_str());
     record.reason = Some(problem.reason.clone());
@@ -339,6 +309,21 @@ fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
 impl From<Ambiguity> for Problem {
     fn from(ambiguity: Ambiguity) -> Self {
         Self::from(Code::PathAmbiguous).because(ambiguity.as_str())
+    }
+}
+
+impl From<Miss> for Problem {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Ambiguous(ambiguity) => ambiguity.into(),
+            Miss::Unknown => Self::from(Code::RouteUnknown),
+            Miss::Method(methods) => {
+                let mut names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+                names.sort_unstable();
+                names.dedup();
+                Self { allow: Some(names.join(", ")), ..Self::from(Code::MethodNotAllowed) }
+            }
+        }
     }
 }
 

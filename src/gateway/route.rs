@@ -1,11 +1,13 @@
 //! Which route a request takes: host, path and method in, the best match out.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 use http::Method;
 
-use crate::config::{HostPattern, PathPattern};
+use super::path::{Ambiguity, NormalPath};
+use crate::config::{self, HostPattern, PathPattern};
 
 /// What the table needs to know of a route.
 pub trait Pattern {
@@ -15,6 +17,23 @@ pub trait Pattern {
     fn path(&self) -> &PathPattern;
     /// Which methods; `None`: all.
     fn methods(&self) -> Option<&[Method]>;
+    /// Whether it takes paths with an encoded slash.
+    fn keep_encoded_slashes(&self) -> bool;
+}
+
+impl Pattern for Arc<config::Route> {
+    fn host(&self) -> &HostPattern {
+        &self.host
+    }
+    fn path(&self) -> &PathPattern {
+        &self.path
+    }
+    fn methods(&self) -> Option<&[Method]> {
+        self.methods.as_deref()
+    }
+    fn keep_encoded_slashes(&self) -> bool {
+        self.keep_encoded_slashes
+    }
 }
 
 /// Routes of one snapshot, ready to be searched.
@@ -40,15 +59,15 @@ struct Paths<R> {
     longest_prefix: usize,
 }
 
-/// What was found.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Match<'a, R> {
-    /// The best match.
-    Route(&'a R),
+/// Why a request takes no route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Miss {
+    /// Another server could read the path so that it takes another route.
+    Ambiguous(Ambiguity),
     /// Routes for this path exist, but none for the method. Holds the methods that have one.
     Method(Vec<Method>),
     /// No route at all.
-    None,
+    Unknown,
 }
 
 impl<R: Pattern> Routes<R> {
@@ -67,8 +86,29 @@ impl<R: Pattern> Routes<R> {
         table
     }
 
-    /// The best match for a lower-case host name without port, a path in normal form and a method.
-    pub fn find(&self, host: &str, path: &str, method: &Method) -> Match<'_, R> {
+    /// The best match for a lower-case host name without port, a path and a method. Where a lenient
+    /// server would read the path in another way, that reading must lead to the same route.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, host: &str, path: &NormalPath<'_>, method: &Method) -> Result<&R, Miss> {
+        let route = match self.best(host, &path.text, method) {
+            Ok(route) if path.encoded_slash && !route.keep_encoded_slashes() => {
+                return Err(Miss::Ambiguous(Ambiguity::EncodedSlash));
+            }
+            Err(_) if path.encoded_slash => return Err(Miss::Ambiguous(Ambiguity::EncodedSlash)),
+            other => other?,
+        };
+        match &path.lenient {
+            Some(lenient) if !self.best(host, lenient, method).is_ok_and(|other| std::ptr::eq(other, route)) => {
+                Err(Miss::Ambiguous(Ambiguity::PathParameter))
+            }
+            _ => Ok(route),
+        }
+    }
+
+    /// The best match for one reading of a path.
+    fn best(&self, host: &str, path: &str, method: &Method) -> Result<&R, Miss> {
         let mut other_methods = Vec::new();
         let wildcards = std::iter::successors(Some(host), |name| name.split_once('.').map(|(_, parent)| parent))
             .skip(1)
@@ -77,10 +117,10 @@ impl<R: Pattern> Routes<R> {
         let candidates = self.exact_hosts.get(host).into_iter().chain(wildcards).chain([&self.any_host]);
         for paths in candidates {
             if let Some(route) = paths.find(path, method, &mut other_methods) {
-                return Match::Route(route);
+                return Ok(route);
             }
         }
-        if other_methods.is_empty() { Match::None } else { Match::Method(other_methods) }
+        Err(if other_methods.is_empty() { Miss::Unknown } else { Miss::Method(other_methods) })
     }
 }
 
@@ -141,6 +181,7 @@ fn prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::path::normalize;
     use super::*;
     use proptest::prelude::*;
 
@@ -157,6 +198,9 @@ mod tests {
         fn methods(&self) -> Option<&[Method]> {
             self.3.as_deref()
         }
+        fn keep_encoded_slashes(&self) -> bool {
+            self.0.starts_with("keep")
+        }
     }
 
     fn exact(path: &str) -> PathPattern {
@@ -168,10 +212,11 @@ mod tests {
     }
 
     fn name<'a>(routes: &'a Routes<Entry>, host: &str, path: &str, method: Method) -> &'a str {
-        match routes.find(host, path, &method) {
-            Match::Route(entry) => entry.0,
-            Match::Method(_) => "405",
-            Match::None => "404",
+        match routes.find(host, &normalize(path).unwrap(), &method) {
+            Ok(entry) => entry.0,
+            Err(Miss::Method(_)) => "405",
+            Err(Miss::Unknown) => "404",
+            Err(Miss::Ambiguous(_)) => "400",
         }
     }
 
@@ -216,8 +261,28 @@ mod tests {
     #[test]
     fn a_path_without_the_method_is_405_and_no_path_is_404() {
         let routes = Routes::new([Entry("get", HostPattern::Any, prefix("/a"), Some(vec![Method::GET]))]);
-        assert_eq!(routes.find("h", "/a/b", &Method::PUT), Match::Method(vec![Method::GET]));
-        assert_eq!(routes.find("h", "/b", &Method::GET), Match::None);
+        assert_eq!(routes.best("h", "/a/b", &Method::PUT), Err(Miss::Method(vec![Method::GET])));
+        assert_eq!(routes.best("h", "/b", &Method::GET), Err(Miss::Unknown));
+    }
+
+    #[test]
+    fn every_reading_of_a_path_must_take_the_same_route() {
+        let routes = Routes::new([
+            Entry("/*", HostPattern::Any, prefix(""), None),
+            Entry("/admin", HostPattern::Any, exact("/admin"), None),
+            Entry("keep /files/*", HostPattern::Any, prefix("/files"), None),
+        ]);
+        for (path, expected) in [
+            ("/a;x=1/b", "/*"),
+            ("/admin;.css", "400"),
+            ("/admin%3b", "400"),
+            ("/a%2fb", "400"),
+            ("/files/a%2fb", "keep /files/*"),
+            ("/files/a%2fb;c", "keep /files/*"),
+            ("/files%2fa", "400"),
+        ] {
+            assert_eq!(name(&routes, "h", path, Method::GET), expected, "{path}");
+        }
     }
 
     proptest! {

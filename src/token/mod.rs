@@ -162,6 +162,34 @@ impl Verifier {
     }
 }
 
+/// The claims of a token of which nothing was verified: for `explain`, which decides nothing.
+#[derive(Clone, Debug)]
+pub struct Unverified {
+    /// What the token says.
+    pub claims: Claims,
+    /// Whom it says it is from.
+    pub issuer: String,
+}
+
+impl Unverified {
+    /// Reads a token without looking at its signature.
+    ///
+    /// # Errors
+    /// When it has not the form of a token.
+    pub fn from_token(token: &str) -> Result<Self, Reason> {
+        Self::from_payload(Compact::parse(token)?.payload)
+    }
+
+    /// Takes a token's payload as it is.
+    ///
+    /// # Errors
+    /// When it is not the payload of a Cognito token.
+    pub fn from_payload(payload: serde_json::Map<String, serde_json::Value>) -> Result<Self, Reason> {
+        let issuer = claims::issuer(&payload)?.to_owned();
+        Ok(Self { claims: Claims::from_payload(payload)?, issuer })
+    }
+}
+
 /// A token that was good when it was verified. Only [`Verifier::verify`] makes one.
 #[derive(Clone, Debug)]
 pub struct Verified {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
+use toml::de::DeValue;
 
 use crate::config::diagnostic::Diagnostic;
 use crate::config::file::{EMBEDDED, KEYS, POOL, USER};
@@ -133,9 +134,9 @@ fn addresses(
     let (span, id) = (id.span(), id.get_ref());
     let written = section.parsed("endpoint", "an https:// URL", values::web_url).map(Spanned::into_inner);
     let local = embedded.map(|address| format!("http://{address}"));
-    // An address for which the region does not matter.
     let own = local.or(written);
-    if (own.is_none() || embedded.is_some()) && !id.region.is_empty() && !is_region(&id.region) {
+    let region_matters = embedded.is_some() || section.value("endpoint").is_none();
+    if region_matters && !id.region.is_empty() && !is_region(&id.region) {
         let bad = Diagnostic::error(format!("`{}` is not an AWS region", id.region));
         let help = "the address of a pool follows from its region; an emulator's pool needs `endpoint`";
         section.reader.note(bad.at(span, "the part in front of the underscore").help(help));
@@ -156,7 +157,10 @@ fn addresses(
     section.refuse_empty("issuer", "no token would be accepted");
     // What is compared with `iss` stays exactly as it was written.
     let issuer = |text: &str| values::web_url(text).map(|_| text.to_owned());
-    let issuers = section.list("issuer", "an https:// URL", issuer);
+    let issuers = match section.value("issuer").map(Spanned::get_ref) {
+        Some(DeValue::String(_)) => section.parsed("issuer", "an https:// URL", issuer).map(|one| vec![one]),
+        _ => section.list("issuer", "an https:// URL", issuer),
+    };
     let issuers = issuers.map(|list| list.into_iter().map(Spanned::into_inner).collect()).unwrap_or(derived);
     let jwks = section.parsed("jwks", "an https:// URL", values::web_url).map(Spanned::into_inner);
     let jwks = jwks.unwrap_or_else(|| {

@@ -134,8 +134,7 @@ fn rule(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Rule {
         token_use: pool::token_use(section),
         clients: clients.map(|list| list.into_iter().map(Spanned::into_inner).collect()),
     };
-    let nothing = ["groups", "scopes", "claims", "pool", "token_use", "clients"];
-    if nothing.iter().all(|key| section.value(key).is_none()) {
+    if section.is_empty() {
         let empty = Diagnostic::error("`access` has no rule");
         section.reader.note(empty.at(section.place.clone(), "asks for nothing").help("write access = \"required\""));
     }

@@ -1,0 +1,291 @@
+//! `portcullis explain`: what would happen to a request, and why. Decides nothing and sends nothing.
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request};
+
+use super::{exit, load};
+use crate::access::forwarded::{Forwarded, Hop};
+use crate::access::identity::{Identity, Stamp, stamp};
+use crate::access::{Credential, Denial, Lack, authorize, satisfies};
+use crate::clock::Clock;
+use crate::config::{Access, Config, Pool, Route, Rule, Servers};
+use crate::gateway::host::effective_host;
+use crate::gateway::path::normalize;
+use crate::gateway::route::{Miss, Routes};
+use crate::http::single;
+use crate::outbound;
+use crate::problem::Problem;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{RequestId, TraceContext};
+use crate::token::jwks::KeySet;
+use crate::token::{self, Claims, Unverified, Verifier};
+
+/// What is asked.
+#[derive(Debug, clap::Args)]
+pub struct Question {
+    /// The request's method
+    method: Method,
+    /// A path, or a whole URL where the host matters
+    url: String,
+    /// A token to send as `Authorization: Bearer`
+    #[arg(long, value_name = "JWT", conflicts_with = "claims")]
+    token: Option<String>,
+    /// A JSON file with the claims of a token that counts as verified
+    #[arg(long, value_name = "FILE")]
+    claims: Option<PathBuf>,
+    /// A further request header
+    #[arg(long = "header", value_name = "'NAME: VALUE'")]
+    headers: Vec<String>,
+}
+
+/// How long the key endpoint may take.
+const KEY_WAIT: Duration = Duration::from_secs(3);
+
+/// Prints the answer to standard output. Returns the exit code.
+pub fn run(path: &Path, question: &Question) -> u8 {
+    match load(path) {
+        Ok(config) => super::finish(explain(&config, question, &mut io::stdout())).max(exit::FINE),
+        Err(code) => code,
+    }
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn explain(config: &Config, question: &Question, out: &mut dyn Write) -> Result<(), Failure> {
+    let request = request(question)?;
+    let mut line = |name: &str, text: &str| writeln!(out, "{name:<10} {text}");
+    line("request", &format!("{} {}", request.method(), request.uri()))?;
+
+    let refused = |problem: &Problem, why: &str| {
+        format!("{} {} ({}): {why}", problem.code.status().as_u16(), problem.code.as_str(), problem.reason)
+    };
+    let host = match effective_host(request.uri(), request.headers()) {
+        Ok(host) => host,
+        Err(error) => return Ok(line("refused", &refused(&error.into(), &error.to_string()))?),
+    };
+    let normal = match normalize(request.uri().path()) {
+        Ok(normal) => normal,
+        Err(error) => return Ok(line("refused", &refused(&error.into(), &error.to_string()))?),
+    };
+    line("path", &normal.text)?;
+    if let Some(auth) = &config.auth
+        && let Some(below) = normal.text.strip_prefix(&auth.prefix)
+        && (below.is_empty() || below.starts_with('/'))
+        && (auth.hosts.is_empty() || auth.hosts.contains(&host.name.clone().into_owned()))
+    {
+        return Ok(line("route", &format!("identity route of pool {}: answered by the gateway itself", auth.pool))?);
+    }
+    let routes = Routes::new(config.routes.iter().cloned());
+    let route = match routes.find(&host.name, &normal, request.method()) {
+        Ok(route) => route,
+        Err(miss) => {
+            let why = match &miss {
+                Miss::Unknown => "no route has this host and path".to_owned(),
+                Miss::Method(methods) => format!("the routes with this path take {methods:?} only"),
+                Miss::Ambiguous(ambiguity) => ambiguity.to_string(),
+            };
+            return Ok(line("refused", &refused(&miss.into(), &why))?);
+        }
+    };
+    line("route", &format!("{} ({}:{})", route.label, config.source.display(), route.line))?;
+    line("rule", &rule_text(&route.access))?;
+
+    let shown = match &route.access {
+        Access::Public => Shown::Nothing,
+        _ => shown(config, question, &request)?,
+    };
+    line("token", &shown.text())?;
+    let decision = match (&route.access, &shown) {
+        (access, Shown::Nothing) => authorize(access, &Credential::Absent).map(|_| ()),
+        (_, Shown::Refused(denial)) => Err(denial.clone()),
+        (Access::Required(rule), Shown::Claims { claims, pool, .. }) => satisfies(rule, claims, pool),
+        (_, Shown::Claims { claims, pool, .. }) => satisfies(&Rule::default(), claims, pool),
+    };
+    if let Err(denial) = decision {
+        let why = denial_text(&denial);
+        return Ok(line("refused", &refused(&denial.into(), &why))?);
+    }
+    line("allowed", if matches!(shown, Shown::Nothing) { "as an anonymous caller" } else { "as the token's user" })?;
+    upstream(config, route, &shown, request, &mut line)
+}
+
+/// The request as a client would send it.
+fn request(question: &Question) -> Result<Request<()>, Failure> {
+    let mut request = Request::builder().method(question.method.clone()).uri(&question.url).body(())?;
+    for text in &question.headers {
+        let (name, value) = text.split_once(':').ok_or_else(|| format!("`{text}` is not `Name: value`"))?;
+        request.headers_mut().append(HeaderName::try_from(name.trim())?, HeaderValue::from_str(value.trim())?);
+    }
+    if let Some(token) = &question.token {
+        request.headers_mut().append(header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}"))?);
+    }
+    Ok(request)
+}
+
+/// What the request shows of its sender.
+enum Shown {
+    Nothing,
+    Refused(Denial),
+    Claims { claims: Box<Claims>, pool: Arc<Pool>, verified: &'static str },
+}
+
+impl Shown {
+    fn text(&self) -> String {
+        match self {
+            Self::Nothing => "none, or not looked at".to_owned(),
+            Self::Refused(denial) => denial_text(denial),
+            Self::Claims { claims, pool, verified } => format!(
+                "{} token of pool {}, client {}, sub {}, groups {:?}; {verified}",
+                claims.token_use.as_str(),
+                pool.name,
+                claims.client,
+                claims.sub,
+                claims.groups
+            ),
+        }
+    }
+}
+
+fn shown(config: &Config, question: &Question, request: &Request<()>) -> Result<Shown, Failure> {
+    if let Some(file) = &question.claims {
+        #[expect(clippy::disallowed_methods, reason = "a command, not the data plane")]
+        let bytes = std::fs::read(file)?;
+        let serde_json::Value::Object(payload) = crate::json::strict_parse(&bytes, 16)? else {
+            return Err("the claims are not a JSON object".into());
+        };
+        let unverified =
+            Unverified::from_payload(payload).map_err(|reason| format!("the claims are not usable: {reason}"))?;
+        return Ok(claims_of(config, unverified, "taken as verified, as you asked"));
+    }
+    let text = match single(request.headers(), &header::AUTHORIZATION) {
+        Ok(None) => return Ok(Shown::Nothing),
+        Ok(Some(value)) => value.to_str().unwrap_or_default(),
+        Err(_) => return Ok(Shown::Refused(Denial::Refused(crate::access::Refusal::Ambiguous))),
+    };
+    let Some(token) = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
+        return Ok(Shown::Refused(Denial::Refused(crate::access::Refusal::Scheme)));
+    };
+    let refused = |error| Shown::Refused(Denial::Refused(crate::access::Refusal::Token(error)));
+    match verify(config, token.1.trim())? {
+        Ok(shown) => Ok(shown),
+        Err(token::Error::Refused(reason)) => Ok(refused(reason.into())),
+        // Without keys the claims can still be held against the rule.
+        Err(token::Error::KeysUnavailable) => Ok(match Unverified::from_token(token.1.trim()) {
+            Ok(unverified) => claims_of(config, unverified, "NOT verified: the keys cannot be had here"),
+            Err(reason) => refused(reason.into()),
+        }),
+    }
+}
+
+fn claims_of(config: &Config, unverified: Unverified, verified: &'static str) -> Shown {
+    let Unverified { claims, issuer } = unverified;
+    match config.pools.iter().find(|pool| pool.issuers.contains(&issuer)) {
+        Some(pool) => Shown::Claims { claims: Box::new(claims), pool: Arc::clone(pool), verified },
+        None => Shown::Refused(Denial::Refused(crate::access::Refusal::Token(token::Reason::WrongIssuer.into()))),
+    }
+}
+
+/// Verifies a token as the gateway would.
+fn verify(config: &Config, token: &str) -> Result<Result<Shown, token::Error>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let http = outbound::client(KEY_WAIT, KEY_WAIT).map_err(|error| error.to_string())?;
+    let metrics = Arc::new(Metrics::new());
+    let sets = config.pools.iter().map(|pool| {
+        let keys = KeySet::start(Arc::clone(pool), http.clone(), Clock::System, Arc::clone(&metrics), runtime.handle());
+        (Arc::clone(pool), keys)
+    });
+    let verifier = Verifier::new(sets.collect());
+    let outcome = runtime.block_on(verifier.verify(token, Clock::System.now(), KEY_WAIT));
+    Ok(outcome.map(|verified| Shown::Claims {
+        claims: Box::new(verified.claims().clone()),
+        pool: Arc::clone(verified.pool()),
+        verified: "signature and times verified",
+    }))
+}
+
+fn rule_text(access: &Access) -> String {
+    match access {
+        Access::Public => "public: everybody may pass, credentials are not looked at".to_owned(),
+        Access::Optional => "optional: no credential, or a good one".to_owned(),
+        Access::Required(rule) if *rule == Rule::default() => "required: a verified token".to_owned(),
+        Access::Required(rule) => format!("required: a verified token with {rule:?}"),
+    }
+}
+
+fn denial_text(denial: &Denial) -> String {
+    match denial {
+        Denial::Missing => "there is no token".to_owned(),
+        Denial::Refused(refusal) => format!("the credential is refused: {}", refusal.as_str()),
+        Denial::Lacking(Lack::Group) => "the token has none of the groups".to_owned(),
+        Denial::Lacking(Lack::Scope(scope)) => format!("the token lacks the scope {scope}"),
+        Denial::Lacking(Lack::Claim(claim)) => format!("the token lacks the claim {claim}, or has another value"),
+    }
+}
+
+/// What the upstream would receive.
+fn upstream(
+    config: &Config,
+    route: &Route,
+    shown: &Shown,
+    request: Request<()>,
+    line: &mut dyn FnMut(&str, &str) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let Some(upstream) = config.upstreams.iter().find(|upstream| upstream.name == route.upstream) else {
+        return Err("the route's upstream is gone".into());
+    };
+    let servers = match &upstream.servers {
+        Servers::Whoami => "whoami: (built in)".to_owned(),
+        Servers::Http(endpoints) => {
+            endpoints.iter().map(|e| format!("http://{}", e.authority)).collect::<Vec<_>>().join(", ")
+        }
+    };
+    line("upstream", &format!("{} at {servers}", upstream.name))?;
+    let identity = Identity::new(&config.identity);
+    let identity_headers = match shown {
+        Shown::Claims { claims, pool, .. } => identity.headers_for(claims, pool),
+        _ => Ok(Vec::new()),
+    };
+    let identity_headers = match identity_headers {
+        Ok(headers) => headers,
+        Err(error) => {
+            let why = error.to_string();
+            let problem = Problem::from(error);
+            return Ok(line("refused", &format!("403 {}: {why}", problem.code.as_str()))?);
+        }
+    };
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, config.listeners.first().map_or(0, |l| l.address.port())));
+    let hop = Hop::new(local, local);
+    let host = effective_host(request.uri(), request.headers())?.value;
+    let before: Vec<HeaderName> = request.headers().keys().cloned().collect();
+    let forwarded = Forwarded {
+        hop: &hop,
+        trusted: false,
+        client: local.ip(),
+        host: host.as_ref(),
+        request_id: RequestId::random(),
+        trace: TraceContext::random(),
+    };
+    let anonymous = authorize(&Access::Public, &Credential::Absent).map_err(|denial| denial_text(&denial))?;
+    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: upstream.keep_authorization };
+    let vetted = stamp(request, &anonymous, &stamp_with)?;
+    let mut headers = vetted.request().headers().clone();
+    for name in before.iter().filter(|name| !headers.contains_key(*name)) {
+        line("removed", name.as_str())?;
+    }
+    headers.extend(identity_headers);
+    for (name, value) in &headers {
+        let shown = if *name == header::AUTHORIZATION || *name == header::COOKIE {
+            "***".into()
+        } else {
+            String::from_utf8_lossy(value.as_bytes())
+        };
+        line("sends", &format!("{name}: {shown}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! `portcullis run`: serves until it is told to stop.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Color, exit, load};
+use crate::app::{App, Ended, Options, StartError};
+use crate::config::{Config, LogFormat};
+use crate::telemetry;
+use crate::telemetry::access_log::Sink;
+
+/// Serves the configuration in `path`. Returns the exit code.
+pub fn run(path: &Path) -> u8 {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match serve(config) {
+        Ok(Ended::Drained) => exit::FINE,
+        Ok(Ended::Cut) => exit::NOT_DRAINED,
+        Err(error) => {
+            super::print_error(&*error);
+            match error.downcast_ref() {
+                Some(StartError::Bind { .. }) => exit::BIND,
+                _ => exit::OTHER,
+            }
+        }
+    }
+}
+
+fn serve(config: Config) -> Result<Ended, Box<dyn std::error::Error>> {
+    let log_level = telemetry::init(&config.log)?;
+    let access_log = if config.log.access { Sink::Stdout(config.log.format) } else { Sink::Off };
+    let show_banner = config.log.format != LogFormat::Json && io::stderr().is_terminal()
+        || config.pools.iter().any(|pool| pool.embedded.is_some());
+    let (signals, heard) = sync_channel(4);
+    let app = App::start(config, Options { access_log, log_level: Some(log_level), ..Options::default() })?;
+    if let Some(control) = app.control() {
+        control.spawn(listen(signals));
+    }
+    if show_banner {
+        io::stderr().write_all(banner(&app, Color::of_stderr()).as_bytes())?;
+    } else {
+        tracing::info!(listeners = ?app.listeners(), admin = %app.admin(), "serving");
+    }
+    Ok(wait(app, &heard))
+}
+
+/// Waits for the first signal, then for the drain or the second one.
+fn wait(app: App, heard: &Receiver<()>) -> Ended {
+    // The sender lives on the control runtime; when that is gone, it is time to stop as well.
+    heard.recv().unwrap_or_default();
+    tracing::info!(drain = ?app.config().server.drain, "stopping; once more to stop at once");
+    let ended = app.shutdown(heard);
+    tracing::info!(?ended, "stopped");
+    ended
+}
+
+/// Passes on every request to stop.
+async fn listen(signals: SyncSender<()>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be heard: the process can only be killed");
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if signals.try_send(()).is_err() {
+            return;
+        }
+    }
+}
+
+/// What a newcomer needs to know: where everything is, who may enter, what to type next.
+fn banner(app: &App, color: Color) -> String {
+    let config = app.config();
+    let bold = |text: &str| color.bold(text);
+    let addresses = |list: &[std::net::SocketAddr]| {
+        list.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", ")
+    };
+    let mut lines = vec![
+        String::new(),
+        format!("  {} {}", bold("Portcullis"), env!("CARGO_PKG_VERSION")),
+        String::new(),
+        format!("  listening   {}", addresses(app.listeners())),
+        format!("  admin       http://{}  (/ready /metrics /routes /keys /outbox)", app.admin()),
+    ];
+    for pool in &config.pools {
+        let place = match &pool.embedded {
+            Some(embedded) => format!("embedded at http://{}, for development only", embedded.address),
+            None => pool.endpoint.clone(),
+        };
+        lines.push(format!("  pool {:<6} {}, {place}", pool.name, pool.id));
+    }
+    let entry = app.listeners().first().map(ToString::to_string).unwrap_or_default();
+    let seeded =
+        config.pools.iter().filter_map(|pool| pool.embedded.as_ref()).flat_map(|embedded| &embedded.users).next();
+    if let (Some(user), Some(auth)) = (seeded, &config.auth) {
+        // Its password stands in the configuration, next to its name: the embedded pool is for
+        // development, and its users are no secret.
+        let (name, password) = (&user.username, user.password.expose());
+        lines.push(format!("  demo user   {name} / {password}"));
+        lines.push(String::new());
+        lines.push(format!("  {}", bold("Now type, in another terminal:")));
+        lines.push(String::new());
+        lines.push(format!(
+            "    curl -s {entry}{}/login -H 'content-type: application/json' -d '{{\"username\":\"{name}\",\"password\":\"{password}\"}}'",
+            auth.prefix
+        ));
+        lines.push(format!(
+            "    curl -s {entry}/hello -H \"Authorization: Bearer $TOKEN\"    # with the access_token from above"
+        ));
+    }
+    lines.push(String::new());
+    lines.push(String::new());
+    lines.join("\n")
+}
