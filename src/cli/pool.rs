@@ -259,8 +259,10 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        // The runtime goes on here while another thread waits for the end.
-        Ok(tokio::task::spawn_blocking(move || servers.iter().for_each(Server::shutdown)).await?)
+        for server in servers {
+            server.shutdown().await;
+        }
+        Ok(())
     })
 }
 
@@ -453,12 +455,17 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let server =
             Server::bind(&config(&directory, "127.0.0.1:0").pools[0], Clock::System, runtime.handle()).unwrap();
+        let address = server.addr().to_string();
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let driver = std::thread::spawn(move || runtime.block_on(ended).is_ok());
-        administer(&config(&directory, &server.addr().to_string()));
-        server.shutdown();
+        let driver = std::thread::spawn(move || {
+            runtime.block_on(async {
+                ended.await.unwrap();
+                server.shutdown().await;
+            });
+        });
+        administer(&config(&directory, &address));
         end.send(()).unwrap();
-        assert!(driver.join().unwrap());
+        driver.join().unwrap();
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::clock::Timestamp;
 use crate::cognito::srp::{self, Identity, Number, Verifier};
 use crate::secret::{Secret, constant_time_eq, random};
 
-/// Wrong passwords that cost no wait; each further one doubles it (§3.5).
+/// Wrong passwords that cost no wait; each further one doubles it
+/// ("Lockout behavior for failed sign-in attempts" in the Amazon Cognito developer guide).
 const FREE_FAILURES: u32 = 5;
 /// The longest wait, and the quiet time after which failures are forgotten.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);

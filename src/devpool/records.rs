@@ -105,7 +105,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// An app client with the defaults of CreateUserPoolClient (§2.5).
+    /// An app client with the defaults of `API_CreateUserPoolClient`.
     pub(super) fn new(id: String, pool: &str, name: &str, now: Timestamp) -> Self {
         let flows = ["ALLOW_REFRESH_TOKEN_AUTH", "ALLOW_USER_SRP_AUTH", "ALLOW_CUSTOM_AUTH"];
         Self {

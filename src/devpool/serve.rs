@@ -277,7 +277,7 @@ fn preflight() -> Answer {
     response
 }
 
-/// An exception as it travels (§1.3): body, status and the two headers.
+/// An exception as it travels: status, body and the two headers that the real service adds.
 fn refused(refusal: &Refusal) -> Answer {
     let name = refusal.exception.as_str();
     let fault = Fault { kind: Some(name.to_owned()), message: Some(refusal.text.clone().into_owned()) };

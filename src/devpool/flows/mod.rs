@@ -58,10 +58,8 @@ impl Running {
     }
 
     async fn restart(self) -> Self {
-        let Self { server, clock, http, pool } = self;
-        drop(http);
-        tokio::task::spawn_blocking(move || server.shutdown()).await.unwrap();
-        Self::start(pool, clock)
+        self.server.shutdown().await;
+        Self::start(self.pool, self.clock)
     }
 
     /// A request as it is.
