@@ -221,10 +221,7 @@ impl App {
         self.lifecycle.send_replace(Lifecycle::Stopping);
         workers.join();
         #[cfg(feature = "devpool")]
-        if let Some(control) = &self.control {
-            let parts = Arc::clone(&self.parts);
-            control.run(async move { parts.shutdown().await });
-        }
+        self.parts.shutdown();
         self.access_log.close(LAST_LINES);
         drop(self.control.take());
         ended

@@ -5,7 +5,6 @@
 
 pub mod host;
 mod panic;
-pub mod path;
 pub mod route;
 
 use std::cell::RefCell;
@@ -17,7 +16,6 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
 use self::host::effective_host;
-use self::path::{Ambiguity, NormalPath};
 use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
@@ -26,6 +24,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, HostPattern, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
+use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
 use crate::server::{RequestBody, Service};

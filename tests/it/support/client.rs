@@ -26,9 +26,14 @@ pub(crate) struct Cut {
 impl Client {
     /// Connects.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = soon("a connection", TcpStream::connect(address)).await.unwrap();
+        Self::try_connect(address).await.unwrap_or_else(|| panic!("nobody listens at {address}"))
+    }
+
+    /// Connects, unless nobody listens.
+    pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = soon("a connection", TcpStream::connect(address)).await.ok()?;
         stream.set_nodelay(true).unwrap();
-        Self { stream, pending: Vec::new() }
+        Some(Self { stream, pending: Vec::new() })
     }
 
     /// Sends these bytes. A peer that has closed already is not a failure: its reply may be there.

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::reply::find;
 use super::upstream::Gate;
 use super::{soon, until};
 
@@ -122,7 +123,7 @@ impl KeyEndpoint {
 
 async fn answer(mut stream: TcpStream, mode: Arc<Mutex<KeyMode>>, fetches: Arc<watch::Sender<usize>>) {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
-    while !bytes.ends_with(b"\r\n\r\n") {
+    while !is_whole(&bytes) {
         match stream.read(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(n) => bytes.extend_from_slice(&buffer[..n]),
@@ -144,6 +145,14 @@ async fn answer(mut stream: TcpStream, mode: Arc<Mutex<KeyMode>>, fetches: Arc<w
     };
     let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
     let _may_be_gone = stream.write_all(&[head.into_bytes(), body].concat()).await.is_ok();
+}
+
+/// Whether these are a request with its body, if it has one.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some(head) = find(bytes, b"\r\n\r\n") else { return false };
+    let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    bytes.len() >= head + 4 + length.unwrap_or(0usize)
 }
 
 /// The pool.

@@ -64,7 +64,7 @@ impl Reply {
         self.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
     }
 
-    /// Said by the gateway itself, not by a scripted upstream.
+    /// Said by the gateway itself (or its built-in upstream), not by a scripted upstream.
     pub(crate) fn is_ours(&self) -> bool {
         !self.headers.iter().any(|(n, _)| n == "x-upstream")
     }
@@ -179,9 +179,10 @@ pub(crate) fn check(reply: &Reply, method: &str, target: &str, http10: bool) {
             say(&format!("{name} says too much"));
         }
     }
-    let Some(request_id) = reply.header("x-request-id").filter(|id| !id.is_empty()) else {
-        return say("no X-Request-Id");
-    };
+    let request_id = reply.header("x-request-id").unwrap_or_default();
+    if request_id.is_empty() && (reply.status >= 400 || target.starts_with("/auth/")) {
+        say("no X-Request-Id");
+    }
     if reply.status >= 400 {
         check_problem(reply, method, request_id, &say);
     }

@@ -237,6 +237,8 @@ impl Connection {
                 break;
             }
         }
+        // First the socket, then the news: who waits for it may rely on it.
+        drop(self.stream);
         self.log.send_modify(|log| log.closed.push(self.number));
     }
 

@@ -1,4 +1,4 @@
-//! The one path normalizer.
+//! The one path normalizer, for requests and for the routes in the configuration.
 //!
 //! Whatever is matched, decided on and sent upstream is the string that this module returns. A
 //! target that two servers could read in two ways is refused here, so that no backend can ever see
