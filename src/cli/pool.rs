@@ -259,10 +259,8 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        for server in servers {
-            server.shutdown().await;
-        }
-        Ok(())
+        // The runtime goes on here while another thread waits for the end.
+        Ok(tokio::task::spawn_blocking(move || servers.iter().for_each(Server::shutdown)).await?)
     })
 }
 
@@ -455,17 +453,12 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let server =
             Server::bind(&config(&directory, "127.0.0.1:0").pools[0], Clock::System, runtime.handle()).unwrap();
-        let address = server.addr().to_string();
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let driver = std::thread::spawn(move || {
-            runtime.block_on(async {
-                ended.await.unwrap();
-                server.shutdown().await;
-            });
-        });
-        administer(&config(&directory, &address));
+        let driver = std::thread::spawn(move || runtime.block_on(ended).is_ok());
+        administer(&config(&directory, &server.addr().to_string()));
+        server.shutdown();
         end.send(()).unwrap();
-        driver.join().unwrap();
+        assert!(driver.join().unwrap());
     }
 
     #[test]
@@ -477,6 +470,27 @@ mod tests {
         assert!(error.to_string().contains("in use by another process"), "{error}");
         let unknown = PoolCommand::Users { which: Which { pool: Some("other".to_owned()) } };
         assert_eq!(execute(unknown, &config).unwrap_err().to_string(), "no embedded pool is called other");
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct CommandLine {
+        #[command(subcommand)]
+        command: PoolCommand,
+    }
+
+    #[test]
+    fn the_command_line_is_read() {
+        <CommandLine as clap::CommandFactory>::command().debug_assert();
+        let read =
+            |words: &str| <CommandLine as clap::Parser>::try_parse_from(words.split(' ')).map(|line| line.command);
+        let command = read("pool add-user eve --email e@example.com --group a --group b --password Evening-1").unwrap();
+        assert!(
+            matches!(command, PoolCommand::AddUser { groups, password, .. } if groups == ["a", "b"] && !password.temporary)
+        );
+        assert!(
+            matches!(read("pool rotate-keys --pool main").unwrap(), PoolCommand::RotateKeys { which } if which.pool.is_some())
+        );
+        assert!(read("pool confirm").is_err());
     }
 
     #[test]

@@ -34,12 +34,13 @@ mod validate;
 mod flows;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 pub use local::{Local, Refused};
 pub use messages::{Message, Outbox};
@@ -80,13 +81,17 @@ pub enum Error {
     SeedPassword(String, String),
 }
 
+/// How long [`Server::shutdown`] waits: longer than the server gives its connections.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// A running embedded pool. Dropping it stops it; [`Server::shutdown`] also waits for the end.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     outbox: Outbox,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    /// Closed when the server has ended.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Server {
@@ -115,12 +120,16 @@ impl Server {
             TcpListener::from_std(listener).map_err(failed)?
         };
         let (stop, stopped) = watch::channel(false);
-        let task = runtime.spawn(serve::serve(listener, service, clock, stopped));
+        let (end, ended) = sync_channel(0);
+        runtime.spawn(async move {
+            serve::serve(listener, service, clock, stopped).await;
+            drop::<std::sync::mpsc::SyncSender<()>>(end);
+        });
         tracing::warn!(
             pool = %pool.id, %address,
             "the embedded user pool is for development and tests only: everybody on this machine administers it"
         );
-        Ok(Self { address, outbox, stop, task })
+        Ok(Self { address, outbox, stop, ended: Mutex::new(ended) })
     }
 
     /// Where it listens; the port is the one that was taken if the configuration says 0.
@@ -138,12 +147,13 @@ impl Server {
         self.outbox.clone()
     }
 
-    /// Stops taking requests, gives open ones a moment (seconds at most), and returns when the data
-    /// file is closed.
-    pub async fn shutdown(self) {
+    /// Stops taking requests, gives open ones a moment, and returns when the data file is closed.
+    /// It blocks, and the runtime has to go on meanwhile: not for one of its threads.
+    pub fn shutdown(&self) {
         self.stop.send_replace(true);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "the embedded pool ended badly");
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(LAST_WAIT) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the embedded pool did not end in time");
         }
     }
 }
