@@ -61,7 +61,8 @@ fn wait(app: App, heard: &Receiver<()>) -> Ended {
 
 /// Passes on every request to stop.
 async fn listen(signals: SyncSender<()>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
         tracing::error!("signals cannot be heard: the process can only be killed");
         return std::future::pending().await;
@@ -70,6 +71,10 @@ async fn listen(signals: SyncSender<()>) {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {
+                tracing::warn!("this version does not read its configuration again: restart it");
+                continue;
+            }
         }
         if signals.try_send(()).is_err() {
             return;
