@@ -89,7 +89,8 @@ mod tests {
 
     fn host(target: &str, lines: &[&'static str]) -> Result<String, HostError> {
         let uri: Uri = target.parse().unwrap();
-        let headers = lines.iter().map(|line| (header::HOST, HeaderValue::from_bytes(line.as_bytes()).unwrap())).collect();
+        let headers =
+            lines.iter().map(|line| (header::HOST, HeaderValue::from_bytes(line.as_bytes()).unwrap())).collect();
         effective_host(&uri, &headers).map(|host| host.name.into_owned())
     }
 
