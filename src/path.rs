@@ -143,9 +143,6 @@ fn decode(path: &[u8]) -> Result<String, Ambiguity> {
         match byte {
             0..0x20 | 0x7f => return Err(Ambiguity::Control),
             b'\\' => return Err(Ambiguity::Backslash),
-            b'%' if matches!(rest, [a, b, ..] if hex(*a).is_some() && hex(*b).is_some()) => {
-                return Err(Ambiguity::DoubleEscape);
-            }
             // 0xC0 and 0xC1 begin only overlong sequences; 0xE0 and 0xF0 do before these bytes.
             0xc0 | 0xc1 => return Err(Ambiguity::Overlong),
             0x80..0xa0 if lead == 0xe0 => return Err(Ambiguity::Overlong),
@@ -160,7 +157,13 @@ fn decode(path: &[u8]) -> Result<String, Ambiguity> {
             write!(out, "%{byte:02X}").unwrap_or_default();
         }
     }
-    Ok(out)
+    // Asked of the outcome: `%25%32%65` becomes `%252e` only now.
+    if is_escaped_twice(&out) { Err(Ambiguity::DoubleEscape) } else { Ok(out) }
+}
+
+/// Whether an escape is left once the escaped percent signs are decoded.
+fn is_escaped_twice(path: &str) -> bool {
+    path.split("%25").skip(1).any(|rest| matches!(rest.as_bytes(), [a, b, ..] if hex(*a).zip(hex(*b)).is_some()))
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -227,6 +230,10 @@ mod tests {
             ("/a%zz", Ambiguity::BadEscape),
             ("/a%u002f", Ambiguity::BadEscape),
             ("/public/%252e%252e/admin", Ambiguity::DoubleEscape),
+            ("/public/%25%32%65%25%32%65/admin", Ambiguity::DoubleEscape),
+            ("/public/%252%65%252%65/admin", Ambiguity::DoubleEscape),
+            ("/a%25%302", Ambiguity::DoubleEscape),
+            ("/a%2525", Ambiguity::DoubleEscape),
             ("/a%c0%af", Ambiguity::Overlong),
             ("/a%e0%80%af", Ambiguity::Overlong),
             ("/a%f0%80%80%af", Ambiguity::Overlong),
@@ -266,6 +273,8 @@ mod tests {
             Just("%5c"),
             Just("%25"),
             Just("%"),
+            Just("%32"),
+            Just("%65"),
             Just(";"),
             Just("%3b"),
             Just("\\"),
