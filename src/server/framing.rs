@@ -217,8 +217,8 @@ impl Tracker {
     fn head(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         if self.partial.is_empty() {
             // Empty lines before a request line are skipped (RFC 9112 §2.2).
-            if let Some(used) = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).filter(|used| *used > 0) {
-                return Ok(used);
+            if bytes.starts_with(b"\r\n") {
+                return Ok(2);
             }
             if let Some(end) = head_end(bytes, 0) {
                 self.begin_body(vet(bytes.get(..end).unwrap_or_default(), self.limits)?);
@@ -227,6 +227,11 @@ impl Tracker {
         }
         let before = self.partial.len();
         self.partial.extend_from_slice(bytes);
+        if self.partial.starts_with(b"\r\n") {
+            // Such a line that came in two reads.
+            self.partial.clear();
+            return Ok(2_usize.saturating_sub(before));
+        }
         let Some(end) = head_end(&self.partial, before.saturating_sub(3)) else {
             return if self.partial.len() > self.limits.bytes { Err(self.too_large()) } else { Ok(bytes.len()) };
         };
@@ -388,6 +393,21 @@ mod tests {
     }
 
     #[test]
+    fn empty_lines_before_a_request_are_skipped_however_they_arrive() {
+        let stream = b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n\r\n\r\n";
+        for size in 1..stream.len() {
+            let mut tracker = Tracker::new(LIMITS);
+            for read in stream.chunks(size) {
+                assert_eq!(tracker.feed(read), Ok(()), "in reads of {size}");
+            }
+        }
+        for bad in ["\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n\n\r\n"] {
+            let whole = Tracker::new(LIMITS).feed(bad.as_bytes());
+            assert!(matches!(whole, Err((_, Refusal::Malformed(_)))), "{bad:?}: {whole:?}");
+        }
+    }
+
+    #[test]
     fn a_head_that_never_ends_is_too_large() {
         let mut tracker = Tracker::new(LIMITS);
         let outcome = (0..5000).map(|_| tracker.feed(b"x")).find(Result::is_err);
@@ -435,7 +455,7 @@ mod tests {
     fn request() -> impl Strategy<Value = String> {
         let chunk = ("[0-9a-z]{1,20}", prop_oneof![Just(""), Just(";x=y")])
             .prop_map(|(data, ext)| format!("{:x}{ext}\r\n{data}\r\n", data.len()));
-        prop_oneof![
+        let request = prop_oneof![
             Just("GET /a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
             "[a-z\r\n]{1,40}"
                 .prop_map(|b| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{b}", b.len())),
@@ -443,7 +463,8 @@ mod tests {
                 "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\nA: b\r\n\r\n",
                 chunks.concat()
             )),
-        ]
+        ];
+        ("(\r\n){0,3}", request).prop_map(|(empty_lines, request)| empty_lines + &request)
     }
 
     proptest! {
