@@ -114,9 +114,12 @@ pub(crate) fn parse(bytes: &[u8], method: &str, ended: bool) -> Option<(Reply, u
     }
 }
 
+/// Names in lower case, and values.
+pub(crate) type Fields = Vec<(String, String)>;
+
 /// Chunked content from the start of `bytes`: the body, the trailers, the length. `None`: more is
 /// needed.
-pub(crate) fn parse_chunked(bytes: &[u8]) -> Option<(Vec<u8>, Vec<(String, String)>, usize)> {
+pub(crate) fn parse_chunked(bytes: &[u8]) -> Option<(Vec<u8>, Fields, usize)> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
         let line_length = find(&bytes[at..], b"\r\n")?;
