@@ -229,6 +229,7 @@ mod tests {
             ("/public/%25%32e%25%32%65/admin", Ambiguity::DoubleEscape),
             ("/public/%25%32%65%252%65/admin", Ambiguity::DoubleEscape),
             ("/public%25%32F", Ambiguity::DoubleEscape),
+            ("/public%25%302", Ambiguity::DoubleEscape),
             ("/a%c0%af", Ambiguity::Overlong),
             ("/a%e0%80%af", Ambiguity::Overlong),
             ("/a%f0%80%80%af", Ambiguity::Overlong),

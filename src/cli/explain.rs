@@ -10,6 +10,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request};
 
 use super::load;
+use crate::access::authenticate::bearer;
 use crate::access::forwarded::{Forwarded, Hop};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Credential, Denial, Lack, authorize, satisfies};
@@ -17,7 +18,6 @@ use crate::clock::Clock;
 use crate::config::{Access, Config, Pool, Route, Rule, Servers};
 use crate::gateway::host::effective_host;
 use crate::gateway::route::{Miss, Routes};
-use crate::http::single;
 use crate::outbound;
 use crate::path::normalize;
 use crate::problem::Problem;
@@ -162,20 +162,17 @@ fn shown(config: &Config, question: &Question, request: &Request<()>) -> Result<
             Unverified::from_payload(payload).map_err(|reason| format!("the claims are not usable: {reason}"))?;
         return Ok(claims_of(config, unverified, "taken as verified, as you asked"));
     }
-    let text = match single(request.headers(), &header::AUTHORIZATION) {
+    let token = match bearer(request.headers()) {
+        Ok(Some(token)) => token,
         Ok(None) => return Ok(Shown::Nothing),
-        Ok(Some(value)) => value.to_str().unwrap_or_default(),
-        Err(_) => return Ok(Shown::Refused(Denial::Refused(crate::access::Refusal::Ambiguous))),
-    };
-    let Some(token) = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
-        return Ok(Shown::Refused(Denial::Refused(crate::access::Refusal::Scheme)));
+        Err(refusal) => return Ok(Shown::Refused(Denial::Refused(refusal))),
     };
     let refused = |error| Shown::Refused(Denial::Refused(crate::access::Refusal::Token(error)));
-    match verify(config, token.1.trim())? {
+    match verify(config, token)? {
         Ok(shown) => Ok(shown),
         Err(token::Error::Refused(reason)) => Ok(refused(reason.into())),
         // Without keys the claims can still be held against the rule.
-        Err(token::Error::KeysUnavailable) => Ok(match Unverified::from_token(token.1.trim()) {
+        Err(token::Error::KeysUnavailable) => Ok(match Unverified::from_token(token) {
             Ok(unverified) => claims_of(config, unverified, "NOT verified: the keys cannot be had here"),
             Err(reason) => refused(reason.into()),
         }),
@@ -305,3 +302,6 @@ fn upstream(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
