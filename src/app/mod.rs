@@ -283,7 +283,7 @@ impl Control {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             // Either somebody says stop, or nobody is left to say it.
-            let _: Result<(), _> = runtime.block_on(stopped);
+            runtime.block_on(stopped).unwrap_or_default();
             runtime.shutdown_timeout(Duration::from_secs(1));
         })?;
         Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
