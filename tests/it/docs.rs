@@ -13,8 +13,15 @@ use serde_json::Value;
 
 use crate::support::{EMBEDDED, Portcullis};
 
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/HTTP.md", "docs/LOGGING.md", "docs/METRICS.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs/ARCHITECTURE.md",
+    "docs/DEVPOOL.md",
+    "docs/HTTP.md",
+    "docs/LOGGING.md",
+    "docs/METRICS.md",
+];
 
 #[test]
 fn the_table_of_codes_is_the_programs() {
