@@ -38,6 +38,7 @@ async fn heads_that_are_not_http_are_refused_and_the_connection_ends() {
         "GET / HTTP/1.1\r\n Host: gw\r\n\r\n",
         "GET http:// HTTP/1.1\r\nHost: gw\r\n\r\n",
         "GET ftp://gw/ HTTP/1.1\r\nHost: gw\r\n\r\n",
+        "GET http://user@gw/ HTTP/1.1\r\nHost: gw\r\n\r\n",
         "GET /a b HTTP/1.1\r\nHost: gw\r\n\r\n",
         "GET /\u{1} HTTP/1.1\r\nHost: gw\r\n\r\n",
         "GET /a<b HTTP/1.1\r\nHost: gw\r\n\r\n",
