@@ -116,9 +116,6 @@ pub(crate) fn parse(bytes: &[u8], method: &str, ended: bool) -> Option<(Reply, u
     }
 }
 
-/// Names in lower case, and values.
-pub(crate) type Fields = Vec<(String, String)>;
-
 /// Chunked content from the start of `bytes`: the body, the trailers, the length. `None`: more is
 /// needed.
 pub(crate) fn parse_chunked(bytes: &[u8]) -> Option<(Vec<u8>, Fields, usize)> {
