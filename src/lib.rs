@@ -10,6 +10,7 @@ pub mod clock;
 pub mod http;
 pub mod json;
 pub mod outbound;
+pub mod path;
 pub mod secret;
 
 // 1: what the user wrote and what it means.

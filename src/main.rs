@@ -45,6 +45,12 @@ enum Command {
     },
     /// Say which route a request takes, whether it may pass and why, and what goes upstream
     Explain(cli::explain::Question),
+    /// Work with the embedded user pool
+    #[cfg(feature = "devpool")]
+    Pool {
+        #[command(subcommand)]
+        command: cli::pool::PoolCommand,
+    },
     /// Exit with 0 when the running gateway is ready; for HEALTHCHECK
     Health,
     /// Print a new session key
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
         Command::Run => cli::run::run(&path),
         Command::Check { strict, online } => cli::check::run(&path, strict, online),
         Command::Explain(question) => cli::explain::run(&path, &question),
+        #[cfg(feature = "devpool")]
+        Command::Pool { command } => cli::with_config(&path, |config| cli::pool::run(command, &config)),
         Command::Health => {
             cli::with_config(&path, |config| Ok(cli::health::run(config.admin.address, cli::health::DEADLINE)?))
         }

@@ -110,3 +110,183 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         token => Ok(Some(token)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::HeaderName;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::store::Kind;
+    use crate::token::jwks::KeySet;
+    use crate::token::testing::{self, HEADER, KID, NOW, now_or_never};
+
+    struct Setup {
+        authenticator: Authenticator,
+        keys: KeySet,
+        revoked: Arc<Memory>,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            let (keys, metrics) = (testing::key_set(), Metrics::new());
+            let verifier = Verifier::new(vec![(Arc::new(testing::pool()), keys.clone())]);
+            let identity = Identity::new(&crate::config::Identity { prefix: "x-auth-".into(), headers: Vec::new() });
+            let revoked = Arc::new(Memory::new(&metrics));
+            let authenticator = Authenticator::new(verifier, Arc::new(identity), Arc::clone(&revoked), &metrics);
+            Self { authenticator, keys, revoked }
+        }
+
+        fn ask(&self, token: &str, now: Timestamp) -> Result<Arc<Principal>, Error> {
+            now_or_never(self.authenticator.principal(token, now))
+        }
+
+        fn hits_and_misses(&self) -> (u64, u64) {
+            (self.authenticator.hits.get(), self.authenticator.misses.get())
+        }
+    }
+
+    fn token(claims: &Value) -> String {
+        testing::sign(HEADER, &claims.to_string())
+    }
+
+    fn good() -> String {
+        token(&testing::access_claims())
+    }
+
+    fn lines(values: &[&[u8]]) -> HeaderMap {
+        values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_bytes(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_token_is_verified_once() {
+        let (setup, token) = (Setup::new(), good());
+        let first = setup.ask(&token, NOW).unwrap();
+        let second = setup.ask(&token, NOW.after(Duration::from_secs(60))).unwrap();
+        assert!(Arc::ptr_eq(&first, &second), "the same principal, with everything prepared");
+        assert_eq!(setup.hits_and_misses(), (1, 1));
+        assert_eq!(&**first.subject(), "7f0c1f6e-0000-4000-8000-000000000001");
+    }
+
+    #[test]
+    fn a_token_that_is_not_good_is_not_kept() {
+        let setup = Setup::new();
+        let mut forged = good();
+        forged.replace_range(forged.len() - 8.., "AAAAAAAA");
+        assert_eq!(setup.ask(&forged, NOW).unwrap_err(), Reason::Signature.into());
+        assert_eq!(setup.ask(&forged, NOW).unwrap_err(), Reason::Signature.into());
+        assert_eq!(setup.hits_and_misses(), (0, 2));
+    }
+
+    #[test]
+    fn a_kept_token_can_be_revoked() {
+        for (kind, id) in [(Kind::OriginJti, "origin_jti"), (Kind::Jti, "jti")] {
+            let (setup, token) = (Setup::new(), good());
+            setup.ask(&token, NOW).unwrap();
+            let id = testing::access_claims()[id].as_str().unwrap().to_owned();
+            let until = NOW.after(Duration::from_secs(7200));
+            setup.revoked.revoke(kind, &id, until, NOW);
+            assert_eq!(setup.ask(&token, NOW).unwrap_err(), Reason::Revoked.into(), "{kind:?}");
+            assert_eq!(setup.ask(&token, NOW).unwrap_err(), Reason::Revoked.into(), "and stays so");
+        }
+    }
+
+    #[test]
+    fn a_revoked_token_is_refused_on_a_miss_as_well() {
+        let setup = Setup::new();
+        let mut other = testing::access_claims();
+        other["jti"] = json!("another token of the same sign-in");
+        let origin = other["origin_jti"].as_str().unwrap();
+        setup.revoked.revoke(Kind::OriginJti, origin, NOW.after(Duration::from_secs(7200)), NOW);
+        assert_eq!(setup.ask(&token(&other), NOW).unwrap_err(), Reason::Revoked.into());
+    }
+
+    #[test]
+    fn a_kept_token_expires() {
+        let (setup, token) = (Setup::new(), good());
+        setup.ask(&token, NOW).unwrap();
+        let exp = Timestamp::from_seconds(1_800_003_600);
+        let leeway = Duration::from_secs(10);
+        assert!(setup.ask(&token, exp.after(leeway - Duration::from_millis(1))).is_ok());
+        assert_eq!(setup.ask(&token, exp.after(leeway)).unwrap_err(), Reason::Expired.into());
+        assert_eq!(setup.hits_and_misses(), (1, 1), "an expired token is not a hit");
+    }
+
+    #[test]
+    fn a_token_of_a_replaced_key_is_verified_again() {
+        let (setup, token) = (Setup::new(), good());
+        setup.ask(&token, NOW).unwrap();
+        let other = json!({ "keys": [testing::other_jwk(KID)] }).to_string();
+        setup.keys.refresh_fixed(&other, NOW);
+        assert_eq!(setup.ask(&token, NOW).unwrap_err(), Reason::Signature.into(), "the key of that name is another");
+        setup.keys.refresh_fixed(&testing::jwks(&[KID]), NOW);
+        setup.ask(&token, NOW).unwrap();
+        assert_eq!(setup.hits_and_misses(), (0, 3), "a withdrawn key that is back is a new key");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_withdrawn_key_takes_its_tokens_with_it() {
+        let (setup, token) = (Setup::new(), good());
+        setup.ask(&token, NOW).unwrap();
+        setup.keys.refresh_fixed(&testing::jwks(&["k2"]), NOW);
+        assert_eq!(setup.authenticator.principal(&token, NOW).await.unwrap_err(), Reason::UnknownKey.into());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_token_does_not_outlive_a_stale_key_set() {
+        let (setup, token) = (Setup::new(), good());
+        setup.ask(&token, NOW).unwrap();
+        let stale = NOW.after(testing::pool().keys.stale + Duration::from_secs(1));
+        tokio::time::advance(testing::pool().keys.stale).await;
+        let outcome = setup.authenticator.principal(&token, stale).await;
+        assert_eq!(outcome.unwrap_err(), Error::KeysUnavailable, "never open, and not a verdict on the token");
+    }
+
+    #[test]
+    fn absent_refused_and_accepted_are_three_things() {
+        let setup = Setup::new();
+        let credential = |headers| now_or_never(setup.authenticator.credential(&headers, NOW));
+        assert!(matches!(credential(HeaderMap::new()), Credential::Absent));
+        let token = good();
+        let accepted = credential(lines(&[format!("bearer {token}").as_bytes()]));
+        assert!(matches!(accepted, Credential::Accepted(_)), "{accepted:?}");
+        let twice = format!("Bearer {token}");
+        let twice = credential(lines(&[twice.as_bytes(), twice.as_bytes()]));
+        assert!(matches!(twice, Credential::Refused(Refusal::Ambiguous)), "also when both say the same: {twice:?}");
+        let malformed = Refusal::Token(Reason::Malformed.into());
+        let bad = credential(lines(&[b"Bearer x"]));
+        assert!(matches!(bad, Credential::Refused(refusal) if refusal == malformed), "{bad:?}");
+    }
+
+    #[test]
+    fn one_bearer_token_and_nothing_else() {
+        let malformed = Err(Refusal::Token(Reason::Malformed.into()));
+        for (value, expected) in [
+            (&b"Bearer a.b.c"[..], Ok(Some("a.b.c"))),
+            (b"bearer a.b.c", Ok(Some("a.b.c"))),
+            (b"BEARER   a.b.c ", Ok(Some("a.b.c"))),
+            (b"Bearer a b", Ok(Some("a b"))),
+            (b"Bearer", malformed),
+            (b"Bearer ", malformed),
+            (b"Bearer \xc3\xa4", malformed),
+            (b"\xff", malformed),
+            (b"Basic ZGVtbzpkZW1v", Err(Refusal::Scheme)),
+            (b"Bearer\ta", Err(Refusal::Scheme)),
+            (b"Bearer:a", Err(Refusal::Scheme)),
+            (b" Bearer a", Err(Refusal::Scheme)),
+            (b"a.b.c", Err(Refusal::Scheme)),
+            (b"", Err(Refusal::Scheme)),
+        ] {
+            assert_eq!(bearer(&lines(&[value])), expected, "{:?}", String::from_utf8_lossy(value));
+        }
+        assert_eq!(bearer(&HeaderMap::new()), Ok(None));
+        assert_eq!(bearer(&lines(&[b"Bearer a", b"Basic b"])), Err(Refusal::Ambiguous));
+        let elsewhere = HeaderMap::from_iter([
+            (HeaderName::from_static("proxy-authorization"), HeaderValue::from_static("Bearer a")),
+            (HeaderName::from_static("cookie"), HeaderValue::from_static("access_token=a")),
+        ]);
+        assert_eq!(bearer(&elsewhere), Ok(None), "tokens elsewhere are not looked for");
+    }
+}

@@ -104,7 +104,7 @@ impl Forwarded<'_> {
                 (X_REAL_IP, Some(ip_value(self.client))),
                 (X_REQUEST_ID, request_id),
                 (TRACEPARENT, traceparent),
-                (TRACESTATE, said(&TRACESTATE)),
+                (TRACESTATE, tracestate(headers)),
             ]
         } else {
             [
@@ -133,11 +133,24 @@ impl ForwardedHeaders {
     }
 }
 
+/// What others noted about the trace. It goes on only with the trace that it is about (W3C Trace
+/// Context §4.3), and is a list that may come in several lines (§3.3.1).
+fn tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
+    let continued = first(headers, &TRACEPARENT).is_some_and(|value| TraceContext::parse(value.as_bytes()).is_ok());
+    let lines = headers.get_all(&TRACESTATE).iter().map(HeaderValue::as_bytes);
+    if continued { joined(lines) } else { None }
+}
+
 /// The lines of a list header as one, with one more member.
 fn appended(headers: &HeaderMap, name: &HeaderName, member: &HeaderValue) -> HeaderValue {
-    let mut lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    lines.push(member.as_bytes());
-    HeaderValue::from_bytes(&lines.join(&b", "[..])).unwrap_or_else(|_| member.clone())
+    let lines = headers.get_all(name).iter().chain([member]).map(HeaderValue::as_bytes);
+    joined(lines).unwrap_or_else(|| member.clone())
+}
+
+/// The lines of a list header as one; `None` when there are none.
+fn joined<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<HeaderValue> {
+    let lines: Vec<&[u8]> = lines.collect();
+    if lines.is_empty() { None } else { HeaderValue::from_bytes(&lines.join(&b", "[..])).ok() }
 }
 
 fn ip_value(ip: IpAddr) -> HeaderValue {
@@ -147,4 +160,155 @@ fn ip_value(ip: IpAddr) -> HeaderValue {
 /// A value of text that is known to be printable ASCII.
 fn text_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    /// What goes upstream, given what came in over a connection from 10.0.0.1.
+    fn said(trusted: bool, lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let hop = Hop::new(addr("10.0.0.1:50000"), addr("10.0.0.2:8080"));
+        let host = HeaderValue::from_static("app.example:8080");
+        let forwarded = Forwarded {
+            hop: &hop,
+            trusted,
+            client: "203.0.113.9".parse().unwrap(),
+            host: Some(&host),
+            request_id: RequestId::continued(&HeaderValue::from_static("r1")).unwrap(),
+            trace: TraceContext::parse(PARENT.as_bytes()).unwrap(),
+        };
+        let mut headers = HeaderMap::new();
+        forwarded.headers(&map(lines)).set(&mut headers);
+        headers
+    }
+
+    fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> &'a str {
+        let values: Vec<_> = headers.get_all(name).iter().collect();
+        assert!(values.len() <= 1, "{name}: {values:?}");
+        values.first().map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn a_stranger_is_described_not_believed() {
+        let headers = said(
+            false,
+            &[
+                ("x-forwarded-for", "1.1.1.1"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "evil.example"),
+                ("x-forwarded-port", "443"),
+                ("forwarded", "for=1.1.1.1"),
+                ("x-real-ip", "1.1.1.1"),
+                ("x-request-id", "forged"),
+                ("traceparent", PARENT),
+                ("tracestate", "a=1"),
+            ],
+        );
+        assert_eq!(text(&headers, "x-forwarded-for"), "10.0.0.1");
+        assert_eq!(text(&headers, "x-forwarded-proto"), "http");
+        assert_eq!(text(&headers, "x-forwarded-host"), "app.example:8080");
+        assert_eq!(text(&headers, "x-forwarded-port"), "8080");
+        assert_eq!(text(&headers, "forwarded"), "for=10.0.0.1;host=\"app.example:8080\";proto=http");
+        assert_eq!(text(&headers, "x-real-ip"), "10.0.0.1");
+        assert_eq!(text(&headers, "x-request-id"), "r1");
+        assert_eq!(text(&headers, "tracestate"), "");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_continued() {
+        let headers = said(
+            true,
+            &[
+                ("x-forwarded-for", "203.0.113.9"),
+                ("x-forwarded-for", "10.0.0.7"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "public.example"),
+                ("x-forwarded-port", "443"),
+                ("forwarded", "for=203.0.113.9"),
+                ("x-real-ip", "192.0.2.2"),
+                ("traceparent", PARENT),
+                ("tracestate", "a=1"),
+                ("tracestate", "b=2"),
+            ],
+        );
+        assert_eq!(text(&headers, "x-forwarded-for"), "203.0.113.9, 10.0.0.7, 10.0.0.1");
+        assert_eq!(text(&headers, "x-forwarded-proto"), "https");
+        assert_eq!(text(&headers, "x-forwarded-host"), "public.example");
+        assert_eq!(text(&headers, "x-forwarded-port"), "443");
+        let ours = "for=10.0.0.1;host=\"app.example:8080\";proto=http";
+        assert_eq!(text(&headers, "forwarded"), format!("for=203.0.113.9, {ours}"));
+        assert_eq!(text(&headers, "x-real-ip"), "203.0.113.9", "the client that the walk found, not a header");
+        assert_eq!(text(&headers, "x-request-id"), "r1");
+        assert_eq!(text(&headers, "tracestate"), "a=1, b=2");
+    }
+
+    #[test]
+    fn a_trusted_proxy_that_says_nothing_is_described() {
+        let headers = said(true, &[]);
+        assert_eq!(text(&headers, "x-forwarded-for"), "10.0.0.1");
+        assert_eq!(text(&headers, "x-forwarded-proto"), "http");
+        assert_eq!(text(&headers, "x-forwarded-host"), "app.example:8080");
+        assert_eq!(text(&headers, "x-forwarded-port"), "8080");
+        assert_eq!(text(&headers, "tracestate"), "");
+    }
+
+    #[test]
+    fn the_trace_goes_on_with_a_span_of_its_own() {
+        for trusted in [false, true] {
+            let headers = said(trusted, &[]);
+            let next = TraceContext::parse(text(&headers, "traceparent").as_bytes()).unwrap();
+            let before = TraceContext::parse(PARENT.as_bytes()).unwrap();
+            assert_eq!(next.trace_id().digits(), before.trace_id().digits());
+            assert!(next.is_sampled());
+            assert_ne!(next, before);
+        }
+    }
+
+    #[test]
+    fn notes_about_another_trace_are_dropped() {
+        for parent in ["", "00-0-0-0", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] {
+            let headers = said(true, &[("traceparent", parent), ("tracestate", "a=1")]);
+            assert_eq!(text(&headers, "tracestate"), "", "{parent:?}");
+        }
+        assert_eq!(text(&said(true, &[("tracestate", "a=1")]), "tracestate"), "");
+    }
+
+    #[test]
+    fn ipv6_is_bracketed_and_quoted_where_it_has_to_be() {
+        let hop = Hop::new(addr("[2001:db8::1]:50000"), addr("[::1]:80"));
+        assert_eq!(hop.forwarded(None), "for=\"[2001:db8::1]\";proto=http");
+        let host = HeaderValue::from_static("[::1]:80");
+        assert_eq!(hop.forwarded(Some(&host)), "for=\"[2001:db8::1]\";host=\"[::1]:80\";proto=http");
+        assert_eq!(hop.peer, "2001:db8::1", "X-Forwarded-For has no brackets");
+        let mapped = Hop::new(addr("[::ffff:192.0.2.1]:50000"), addr("[::1]:80"));
+        assert_eq!(mapped.peer, "192.0.2.1");
+        assert_eq!(mapped.forwarded(None), "for=192.0.2.1;proto=http");
+    }
+
+    #[test]
+    fn what_is_remembered_belongs_to_its_host() {
+        let hop = Hop::new(addr("10.0.0.1:50000"), addr("10.0.0.2:8080"));
+        let (a, b) = (HeaderValue::from_static("a.example"), HeaderValue::from_static("b.example"));
+        for (host, expected) in [
+            (Some(&a), "for=10.0.0.1;host=\"a.example\";proto=http"),
+            (Some(&a), "for=10.0.0.1;host=\"a.example\";proto=http"),
+            (Some(&b), "for=10.0.0.1;host=\"b.example\";proto=http"),
+            (None, "for=10.0.0.1;proto=http"),
+            (Some(&b), "for=10.0.0.1;host=\"b.example\";proto=http"),
+            (Some(&a), "for=10.0.0.1;host=\"a.example\";proto=http"),
+        ] {
+            assert_eq!(hop.forwarded(host), expected);
+        }
+    }
 }

@@ -180,3 +180,175 @@ fn is_value(claim: &serde_json::Value, wanted: &str) -> bool {
         serde_json::Value::Null | serde_json::Value::Object(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::TokenUse;
+    use crate::token::testing;
+
+    fn accepted(claims: &Value) -> Credential {
+        let verified = testing::verified(claims);
+        let subject = verified.claims().sub.as_str().into();
+        Credential::Accepted(Arc::new(Principal { verified, headers: Ok(Vec::new()), subject }))
+    }
+
+    /// Whether the decision is to let it pass, and as whom.
+    fn decide(access: &Access, credential: &Credential) -> Result<Option<String>, Denial> {
+        authorize(access, credential).map(|permit| permit.principal().map(|principal| principal.subject().to_string()))
+    }
+
+    /// What a rule says of an access token with some claims more.
+    fn hold(rule: &Rule, more: &Value) -> Result<(), Denial> {
+        let mut claims = testing::access_claims();
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let verified = testing::verified(&claims);
+        satisfies(rule, verified.claims(), verified.pool())
+    }
+
+    fn refused(reason: Reason) -> Result<(), Denial> {
+        Err(Denial::Refused(Refusal::Token(reason.into())))
+    }
+
+    fn refusals() -> Vec<Refusal> {
+        let tokens = Reason::ALL.iter().map(|reason| token::Error::Refused(*reason));
+        let tokens = tokens.chain([token::Error::KeysUnavailable]).map(Refusal::Token);
+        tokens.chain([Refusal::Ambiguous, Refusal::Scheme]).collect()
+    }
+
+    #[test]
+    fn every_access_meets_every_credential() {
+        let required = Access::Required(Rule::default());
+        let (user, id) = (accepted(&testing::access_claims()), accepted(&testing::id_claims()));
+        let subject = Some("7f0c1f6e-0000-4000-8000-000000000001".to_owned());
+        let wrong_use = Err(Denial::Refused(Refusal::Token(Reason::WrongUse.into())));
+
+        assert_eq!(decide(&Access::Public, &Credential::Absent), Ok(None));
+        assert_eq!(decide(&Access::Public, &user), Ok(None), "nobody looked, so nobody is named");
+        assert_eq!(decide(&Access::Optional, &Credential::Absent), Ok(None));
+        assert_eq!(decide(&Access::Optional, &user), Ok(subject.clone()));
+        assert_eq!(decide(&Access::Optional, &id), wrong_use, "the pool's rule holds here as well");
+        assert_eq!(decide(&required, &Credential::Absent), Err(Denial::Missing));
+        assert_eq!(decide(&required, &user), Ok(subject));
+        assert_eq!(decide(&required, &id), wrong_use);
+        for refusal in refusals() {
+            let credential = Credential::Refused(refusal);
+            assert_eq!(decide(&Access::Public, &credential), Ok(None), "{refusal:?}");
+            for access in [&Access::Optional, &required] {
+                assert_eq!(decide(access, &credential), Err(Denial::Refused(refusal)), "{access:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_denial_has_a_word_of_its_own() {
+        let lacking = [Lack::Group, Lack::Scope("a".into()), Lack::Claim("a".into())].map(Denial::Lacking);
+        let denials = refusals().into_iter().map(Denial::Refused).chain(lacking).chain([Denial::Missing]);
+        let words: Vec<&str> = denials.map(|denial| denial.as_str()).collect();
+        assert_eq!(words.iter().collect::<HashSet<_>>().len(), words.len(), "{words:?}");
+        assert_eq!(words.len(), Reason::ALL.len() + 3 + 3 + 1);
+    }
+
+    #[test]
+    fn any_of_the_groups_and_all_of_the_scopes() {
+        let groups = |names: &[&str]| {
+            let groups = names.iter().map(|name| (*name).to_owned()).collect();
+            hold(&Rule { groups, ..Rule::default() }, &json!({"cognito:groups": ["admin", "staff"]}))
+        };
+        assert_eq!(groups(&["staff"]), Ok(()));
+        assert_eq!(groups(&["nobody", "admin"]), Ok(()));
+        for bad in ["nobody", "Admin", "adm", "admin,staff", ""] {
+            assert_eq!(groups(&[bad]), Err(Denial::Lacking(Lack::Group)), "{bad:?}");
+        }
+        let scopes = |names: &[&str]| {
+            let scopes = names.iter().map(|name| (*name).to_owned()).collect();
+            hold(&Rule { scopes, ..Rule::default() }, &json!({"scope": "a orders/read"}))
+        };
+        assert_eq!(scopes(&["orders/read", "a"]), Ok(()));
+        assert_eq!(scopes(&["a", "b", "c"]), Err(Denial::Lacking(Lack::Scope("b".into()))), "the first that lacks");
+        for bad in ["orders", "A", "a orders/read", ""] {
+            assert_eq!(scopes(&[bad]), Err(Denial::Lacking(Lack::Scope(bad.into()))));
+        }
+    }
+
+    #[test]
+    fn claims_are_compared_whole() {
+        let more = json!({
+            "text": "a", "empty": "", "number": 5, "fraction": 1.5, "flag": true, "null": null,
+            "list": ["a", 5, false], "nested": [["a"]], "objects": [{"a": "b"}], "object": {"a": "b"},
+        });
+        let claim = |name: &str, values: &[&str]| {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            hold(&Rule { claims: vec![(name.to_owned(), values)], ..Rule::default() }, &more).is_ok()
+        };
+        for (name, value) in [
+            ("text", "a"),
+            ("empty", ""),
+            ("number", "5"),
+            ("fraction", "1.5"),
+            ("flag", "true"),
+            ("list", "a"),
+            ("list", "5"),
+            ("list", "false"),
+        ] {
+            assert!(claim(name, &[value]), "{name} is {value}");
+            assert!(claim(name, &["other", value]), "any of the values");
+            assert!(!claim(name, &[]), "no value is any of none");
+        }
+        for (name, value) in [
+            ("text", "A"),
+            ("text", "a "),
+            ("text", ""),
+            ("empty", " "),
+            ("number", "5.0"),
+            ("number", "05"),
+            ("flag", "1"),
+            ("null", "null"),
+            ("null", ""),
+            ("list", "a,5"),
+            ("list", r#"["a",5,false]"#),
+            ("nested", "a"),
+            ("nested", r#"["a"]"#),
+            ("objects", "b"),
+            ("object", "b"),
+            ("object", r#"{"a":"b"}"#),
+            ("absent", ""),
+            ("absent", "null"),
+        ] {
+            assert!(!claim(name, &[value]), "{name} is not {value}");
+        }
+        let both = |second: &str| Rule {
+            claims: vec![("text".into(), vec!["a".into()]), (second.into(), vec!["5".into()])],
+            ..Rule::default()
+        };
+        assert_eq!(hold(&both("number"), &more), Ok(()));
+        assert_eq!(hold(&both("flag"), &more), Err(Denial::Lacking(Lack::Claim("flag".into()))), "all of the claims");
+    }
+
+    #[test]
+    fn use_client_and_pool_come_from_the_rule_or_else_from_the_pool() {
+        let none = json!({});
+        let uses = |uses: &[TokenUse]| hold(&Rule { token_use: Some(uses.to_vec()), ..Rule::default() }, &none);
+        assert_eq!(uses(&[TokenUse::Id, TokenUse::Access]), Ok(()));
+        assert_eq!(uses(&[TokenUse::Id]), refused(Reason::WrongUse));
+        assert_eq!(uses(&[]), refused(Reason::WrongUse));
+        let clients = |client: &str| hold(&Rule { clients: Some(vec![client.to_owned()]), ..Rule::default() }, &none);
+        assert_eq!(clients(testing::CLIENT), Ok(()));
+        assert_eq!(clients("other"), refused(Reason::WrongClient));
+        let pool = |name: &str| hold(&Rule { pool: Some(name.into()), ..Rule::default() }, &none);
+        assert_eq!(pool("main"), Ok(()));
+        assert_eq!(pool("other"), refused(Reason::WrongIssuer));
+
+        let verified = testing::verified(&testing::access_claims());
+        let strict = Pool { clients: vec!["other".into()], token_use: vec![TokenUse::Id], ..testing::pool() };
+        assert_eq!(satisfies(&Rule::default(), verified.claims(), &strict), refused(Reason::WrongUse));
+        let access = Rule { token_use: Some(vec![TokenUse::Access]), ..Rule::default() };
+        assert_eq!(satisfies(&access, verified.claims(), &strict), refused(Reason::WrongClient));
+        let both = Rule { clients: Some(vec![testing::CLIENT.into()]), ..access };
+        assert_eq!(satisfies(&both, verified.claims(), &strict), Ok(()));
+    }
+}

@@ -36,11 +36,8 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) key_sets: Vec<(Arc<config::Pool>, KeySet)>,
     pub(super) revoked: Arc<Memory>,
-    /// Empty after the shutdown.
     #[cfg(feature = "devpool")]
-    pub(super) devpools: std::sync::Mutex<Vec<devpool::Server>>,
-    #[cfg(feature = "devpool")]
-    pub(super) outboxes: Vec<devpool::Outbox>,
+    pub(super) devpools: Vec<devpool::Server>,
 }
 
 impl Parts {
@@ -53,10 +50,9 @@ impl Parts {
 
     /// Ends what has to end before the process does.
     #[cfg(feature = "devpool")]
-    pub(super) async fn shutdown(&self) {
-        let servers = self.devpools.lock().map(|mut servers| std::mem::take(&mut *servers));
-        for server in servers.unwrap_or_default() {
-            server.shutdown().await;
+    pub(super) fn shutdown(&self) {
+        for server in &self.devpools {
+            server.shutdown();
         }
     }
 }
@@ -121,9 +117,7 @@ pub(super) fn build(
         key_sets,
         revoked,
         #[cfg(feature = "devpool")]
-        outboxes: devpools.iter().map(devpool::Server::outbox).collect(),
-        #[cfg(feature = "devpool")]
-        devpools: devpools.into(),
+        devpools,
     };
     Ok((gateway, parts))
 }

@@ -200,11 +200,6 @@ impl App {
         pool.embedded.as_ref().map(|embedded| embedded.address)
     }
 
-    /// The runtime of everything that is not a request.
-    pub fn control(&self) -> Option<&runtime::Handle> {
-        self.control.as_ref().map(|control| &control.handle)
-    }
-
     /// Finishes open requests, for at most the configured time or until `hurry` says something;
     /// then cuts what is left.
     pub fn shutdown(mut self, hurry: &Receiver<()>) -> Ended {
@@ -221,10 +216,7 @@ impl App {
         self.lifecycle.send_replace(Lifecycle::Stopping);
         workers.join();
         #[cfg(feature = "devpool")]
-        if let Some(control) = &self.control {
-            let parts = Arc::clone(&self.parts);
-            control.run(async move { parts.shutdown().await });
-        }
+        self.parts.shutdown();
         self.access_log.close(LAST_LINES);
         drop(self.control.take());
         ended
@@ -286,7 +278,7 @@ impl Control {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             // Either somebody says stop, or nobody is left to say it.
-            let _: Result<(), _> = runtime.block_on(stopped);
+            runtime.block_on(stopped).unwrap_or_default();
             runtime.shutdown_timeout(Duration::from_secs(1));
         })?;
         Ok(Self { handle, stop: Some(stop), thread: Some(thread) })

@@ -10,8 +10,6 @@ use super::build::Parts;
 use crate::admin::{Part, Ready, Views, effective};
 use crate::clock::Clock;
 use crate::config::{Config, Servers};
-#[cfg(feature = "devpool")]
-use crate::devpool;
 use crate::server::Lifecycle;
 use crate::telemetry::LogLevel;
 use crate::telemetry::metrics::{Metrics, Pool};
@@ -92,12 +90,12 @@ fn upstreams(config: &Config) -> Value {
 
 #[cfg(feature = "devpool")]
 fn outbox(parts: &Arc<Parts>) -> Option<Box<dyn Fn() -> Value + Send + Sync>> {
-    if parts.outboxes.is_empty() {
+    if parts.devpools.is_empty() {
         return None;
     }
     let parts = Arc::clone(parts);
     Some(Box::new(move || {
-        let messages = parts.outboxes.iter().flat_map(devpool::Outbox::list);
+        let messages = parts.devpools.iter().flat_map(|server| server.outbox().list());
         json!({ "messages": messages.collect::<Vec<_>>() })
     }))
 }

@@ -9,17 +9,17 @@ use std::time::Duration;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request};
 
-use super::{exit, load};
+use super::load;
+use crate::access::authenticate::bearer;
 use crate::access::forwarded::{Forwarded, Hop};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Credential, Denial, Lack, authorize, satisfies};
 use crate::clock::Clock;
 use crate::config::{Access, Config, Pool, Route, Rule, Servers};
 use crate::gateway::host::effective_host;
-use crate::gateway::path::normalize;
 use crate::gateway::route::{Miss, Routes};
-use crate::http::single;
 use crate::outbound;
+use crate::path::normalize;
 use crate::problem::Problem;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{RequestId, TraceContext};
@@ -50,7 +50,7 @@ const KEY_WAIT: Duration = Duration::from_secs(3);
 /// Prints the answer to standard output. Returns the exit code.
 pub fn run(path: &Path, question: &Question) -> u8 {
     match load(path) {
-        Ok(config) => super::finish(explain(&config, question, &mut io::stdout())).max(exit::FINE),
+        Ok(config) => super::finish(explain(&config, question, &mut io::stdout())),
         Err(code) => code,
     }
 }
@@ -154,7 +154,6 @@ impl Shown {
 
 fn shown(config: &Config, question: &Question, request: &Request<()>) -> Result<Shown, Failure> {
     if let Some(file) = &question.claims {
-        #[expect(clippy::disallowed_methods, reason = "a command, not the data plane")]
         let bytes = std::fs::read(file)?;
         let serde_json::Value::Object(payload) = crate::json::strict_parse(&bytes, 16)? else {
             return Err("the claims are not a JSON object".into());
@@ -163,20 +162,17 @@ fn shown(config: &Config, question: &Question, request: &Request<()>) -> Result<
             Unverified::from_payload(payload).map_err(|reason| format!("the claims are not usable: {reason}"))?;
         return Ok(claims_of(config, unverified, "taken as verified, as you asked"));
     }
-    let text = match single(request.headers(), &header::AUTHORIZATION) {
+    let token = match bearer(request.headers()) {
+        Ok(Some(token)) => token,
         Ok(None) => return Ok(Shown::Nothing),
-        Ok(Some(value)) => value.to_str().unwrap_or_default(),
-        Err(_) => return Ok(Shown::Refused(Denial::Refused(crate::access::Refusal::Ambiguous))),
-    };
-    let Some(token) = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
-        return Ok(Shown::Refused(Denial::Refused(crate::access::Refusal::Scheme)));
+        Err(refusal) => return Ok(Shown::Refused(Denial::Refused(refusal))),
     };
     let refused = |error| Shown::Refused(Denial::Refused(crate::access::Refusal::Token(error)));
-    match verify(config, token.1.trim())? {
+    match verify(config, token)? {
         Ok(shown) => Ok(shown),
         Err(token::Error::Refused(reason)) => Ok(refused(reason.into())),
         // Without keys the claims can still be held against the rule.
-        Err(token::Error::KeysUnavailable) => Ok(match Unverified::from_token(token.1.trim()) {
+        Err(token::Error::KeysUnavailable) => Ok(match Unverified::from_token(token) {
             Ok(unverified) => claims_of(config, unverified, "NOT verified: the keys cannot be had here"),
             Err(reason) => refused(reason.into()),
         }),
@@ -214,7 +210,24 @@ fn rule_text(access: &Access) -> String {
         Access::Public => "public: everybody may pass, credentials are not looked at".to_owned(),
         Access::Optional => "optional: no credential, or a good one".to_owned(),
         Access::Required(rule) if *rule == Rule::default() => "required: a verified token".to_owned(),
-        Access::Required(rule) => format!("required: a verified token with {rule:?}"),
+        Access::Required(rule) => {
+            let mut wants = Vec::new();
+            let mut want = |what: &str, list: &[String]| {
+                if !list.is_empty() {
+                    wants.push(format!("{what} {}", list.join(", ")));
+                }
+            };
+            want("any of the groups", &rule.groups);
+            want("the scopes", &rule.scopes);
+            for (claim, values) in &rule.claims {
+                want(&format!("{claim} as any of"), values);
+            }
+            want("of pool", rule.pool.as_deref().map(str::to_owned).as_slice());
+            want("of a client of", rule.clients.as_deref().unwrap_or_default());
+            let uses = rule.token_use.iter().flatten().map(|token_use| token_use.as_str().to_owned());
+            want("of the kind", &uses.collect::<Vec<_>>());
+            format!("required: a verified token with {}", wants.join("; "))
+        }
     }
 }
 
@@ -289,3 +302,6 @@ fn upstream(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

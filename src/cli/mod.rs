@@ -5,6 +5,8 @@ pub mod explain;
 pub mod health;
 pub mod keygen;
 mod online;
+#[cfg(feature = "devpool")]
+pub mod pool;
 pub mod run;
 
 use std::error::Error;
@@ -87,7 +89,7 @@ pub(crate) fn print_error(error: &dyn Error) {
     let mut cause = error.source();
     while let Some(error) = cause {
         // Writing into a String cannot fail.
-        let _: Result<(), _> = write!(text, ": {error}");
+        write!(text, ": {error}").unwrap_or_default();
         cause = error.source();
     }
     say(&text);
@@ -95,5 +97,5 @@ pub(crate) fn print_error(error: &dyn Error) {
 
 /// A line on standard error. Where that is closed, nobody listens.
 fn say(text: &str) {
-    let _: Result<(), _> = writeln!(io::stderr(), "{text}");
+    writeln!(io::stderr(), "{text}").unwrap_or_default();
 }

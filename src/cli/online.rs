@@ -75,3 +75,57 @@ fn connect(host: &str, port: u16) -> Result<(), String> {
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// The exit code and the text for a file with these upstream servers and an embedded pool.
+    fn check_servers(servers: &str) -> (u8, String) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!(
+            "version = 1\n[[listener]]\naddress = \"127.0.0.1:8080\"\n\
+             [pool.main]\nid = \"eu-west-1_AbC123xyz\"\nclient_id = \"4hrtnexample\"\n\
+             [pool.main.embedded]\naddress = \"127.0.0.1:0\"\n\
+             [upstream.app]\nservers = [{servers}]\n[[route]]\npath = \"/*\"\nupstream = \"app\"\n"
+        );
+        std::fs::write(file.path(), text).unwrap();
+        let mut out = Vec::new();
+        let code = check(file.path(), &|_| None, &mut out).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn neighbors_that_are_there_are_fine() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let authority = listener.local_addr().unwrap();
+        let (code, text) = check_servers(&format!("\"http://{authority}\""));
+        assert!(text.contains(&format!("ok    upstream app at {authority}: reached")), "{text}");
+        assert!(text.contains("ok    keys of pool main: embedded"), "{text}");
+        assert_eq!(code, exit::FINE);
+        assert_eq!(check_servers("\"whoami:\"").0, exit::FINE, "what is built in is always there");
+    }
+
+    #[test]
+    fn one_that_is_not_there_is_a_failure() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        // Bound but not listening: nobody else can take the port, and nobody answers.
+        let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        silent.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let gone = silent.local_addr().unwrap().as_socket().unwrap();
+        let (code, text) = check_servers(&format!("\"http://{gone}\", \"http://{there}\""));
+        assert!(text.contains(&format!("FAIL  upstream app at {gone}: ")), "{text}");
+        assert!(text.contains(&format!("ok    upstream app at {there}: ")), "the others are tried: {text}");
+        assert_eq!(code, exit::OTHER);
+    }
+
+    #[test]
+    fn a_broken_file_is_the_other_checks_business() {
+        let mut out = Vec::new();
+        let code = check(Path::new("/nonexistent/portcullis.toml"), &|_| None, &mut out).unwrap();
+        assert_eq!((code, out.is_empty()), (exit::CONFIG, true));
+    }
+}

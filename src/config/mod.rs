@@ -166,7 +166,7 @@ impl Pool {
     }
 }
 
-/// Where a key set is below its issuer (cognito-api.md §6.2).
+/// Where a key set is below its issuer (Cognito developer guide, "Verifying JSON web tokens").
 pub(crate) const JWKS_PATH: &str = "/.well-known/jwks.json";
 
 /// A user pool id, `<region>_<suffix>`.
@@ -318,7 +318,7 @@ pub struct Route {
     pub access: Access,
     /// Bytes of a request body. `None`: no limit.
     pub body: Option<u64>,
-    /// `%2f` and `%5c` in the path are kept as they are instead of refused.
+    /// `%2f` in the path is kept as it is instead of refused.
     pub keep_encoded_slashes: bool,
     /// 1-based line of the `[[route]]` header in the file.
     pub line: usize,

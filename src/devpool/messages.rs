@@ -4,12 +4,14 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::names;
 use super::records::{Code, Pool, User};
 use super::refusal::Refusal;
 use super::service::Service;
 use super::store::{Error, Lookup, MESSAGES, Write};
+use super::{directory, names};
 use crate::clock::Timestamp;
 use crate::cognito::wire::CodeDeliveryDetails;
 use crate::secret::{Secret, constant_time_eq};
@@ -168,6 +170,25 @@ pub(super) fn redeem(slot: &mut Option<Code>, answer: &str, now: Timestamp) -> R
         return Err(Refusal::code_mismatch());
     }
     slot.take().ok_or_else(Refusal::code_expired)
+}
+
+/// The request of `PortcullisPool.ListMessages`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ListMessages {
+    user_pool_id: String,
+}
+
+/// `PortcullisPool.ListMessages`: what the pool would have sent, newest first.
+///
+/// # Errors
+/// ResourceNotFoundException.
+pub(super) fn list(service: &Service, request: ListMessages, _now: Timestamp) -> Result<Value, Refusal> {
+    let tables = service.store.read()?;
+    let pool = directory::pool(&tables, &request.user_pool_id)?;
+    let messages = tables.scan(MESSAGES, "")?.into_iter().rev().map(|(_, message)| message);
+    let messages: Vec<Message> = messages.filter(|message| message.pool == pool.id).collect();
+    Ok(json!({ "Messages": messages }))
 }
 
 /// The messages of one server. It does not keep the server's data open: after the shutdown the

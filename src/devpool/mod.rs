@@ -1,13 +1,13 @@
 //! The embedded user pool: a server that speaks Cognito's API, for development and tests.
 //!
 //! It listens on loopback in the same process and is used over HTTP like the real one, so that the
-//! gateway has one way of talking to a pool. What it keeps stands in one file ([`store`]); an
-//! operation is a plain function from a request and the time to a reply or a [`refusal`].
+//! gateway has one way of talking to a pool. What it keeps stands in one file (`store`); an
+//! operation is a plain function from a request and the time to a reply or a `refusal`.
 //!
-//! - [`serve`] takes HTTP requests, [`operations`] is the table of what they can ask for,
-//! - [`account`] and [`signin`] are what users do, `admin_*` what administrators do,
-//! - [`directory`] finds and keeps users, [`records`] says what is kept,
-//! - [`password`], [`keys`], [`tokens`], [`sessions`] and [`messages`] hold the rules.
+//! - `serve` takes HTTP requests, `operations` is the table of what they can ask for,
+//! - `account` and `signin` are what users do, `admin_*` what administrators do,
+//! - `directory` finds and keeps users, `records` says what is kept,
+//! - `password`, `keys`, `tokens`, `sessions` and `messages` hold the rules.
 
 mod account;
 mod admin_groups;
@@ -15,6 +15,7 @@ mod admin_pools;
 mod admin_users;
 mod directory;
 mod keys;
+mod local;
 mod messages;
 mod names;
 mod operations;
@@ -33,14 +34,17 @@ mod validate;
 mod flows;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
+pub use local::{Local, Refused};
 pub use messages::{Message, Outbox};
+pub use operations::OWN_PREFIX;
 
 use crate::clock::Clock;
 use crate::config;
@@ -77,13 +81,17 @@ pub enum Error {
     SeedPassword(String, String),
 }
 
+/// How long [`Server::shutdown`] waits: longer than the server gives its connections.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// A running embedded pool. Dropping it stops it; [`Server::shutdown`] also waits for the end.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     outbox: Outbox,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    /// Closed when the server has ended.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Server {
@@ -112,12 +120,16 @@ impl Server {
             TcpListener::from_std(listener).map_err(failed)?
         };
         let (stop, stopped) = watch::channel(false);
-        let task = runtime.spawn(serve::serve(listener, service, clock, stopped));
+        let (end, ended) = sync_channel(0);
+        runtime.spawn(async move {
+            serve::serve(listener, service, clock, stopped).await;
+            drop::<std::sync::mpsc::SyncSender<()>>(end);
+        });
         tracing::warn!(
             pool = %pool.id, %address,
             "the embedded user pool is for development and tests only: everybody on this machine administers it"
         );
-        Ok(Self { address, outbox, stop, task })
+        Ok(Self { address, outbox, stop, ended: Mutex::new(ended) })
     }
 
     /// Where it listens; the port is the one that was taken if the configuration says 0.
@@ -136,11 +148,12 @@ impl Server {
     }
 
     /// Stops taking requests, gives open ones a moment, and returns when the data file is closed.
-    pub async fn shutdown(self) {
-        // Nobody listens any more if the task has ended by itself.
+    /// It blocks, and the runtime has to go on meanwhile: not for one of its threads.
+    pub fn shutdown(&self) {
         self.stop.send_replace(true);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "the embedded pool ended badly");
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(LAST_WAIT) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the embedded pool did not end in time");
         }
     }
 }

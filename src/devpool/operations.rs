@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use super::refusal::{Exception, Refusal};
 use super::service::Service;
-use super::{account, admin_groups, admin_pools, admin_users, signin, validate};
+use super::{account, admin_groups, admin_pools, admin_users, messages, signin, validate};
 use crate::clock::Timestamp;
 use crate::cognito::wire::TARGET_PREFIX;
 
 /// What stands before the name of an operation that Cognito does not have.
-pub(super) const OWN_PREFIX: &str = "PortcullisPool.";
+pub const OWN_PREFIX: &str = "PortcullisPool.";
 
 /// Who may call an operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,7 @@ const OPERATIONS: &[Operation] = table! {
 /// Operations under [`OWN_PREFIX`].
 const OWN_OPERATIONS: &[Operation] = table! {
     Signed "RotateKeys" admin_pools::rotate_keys;
+    Signed "ListMessages" messages::list;
 };
 
 impl Operation {

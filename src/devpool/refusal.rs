@@ -1,5 +1,5 @@
 //! How the pool says no: Cognito's exceptions, with the texts that clients match on
-//! (`cognito-api.md` §8.2: reported from the real service, not specified).
+//! (not specified, but reported from the real service by their users).
 
 use std::borrow::Cow;
 
@@ -78,6 +78,10 @@ impl Refusal {
 
     pub(super) fn invalid(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Exception::InvalidParameter, text)
+    }
+
+    pub(super) fn unknown_operation() -> Self {
+        Self::new(Exception::UnknownOperation, "The requested operation is not known here.")
     }
 
     /// Unknown user and wrong password alike.

@@ -30,14 +30,17 @@ use crate::http::first;
 
 /// The largest request body.
 const BODY_LIMIT: usize = 128 * 1024;
-/// How long a request head or body may take to arrive.
+/// How long a request body may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(10);
+/// How long a connection may wait for a request head: longer than clients keep idle connections, so
+/// that no request meets a connection that is just being closed.
+const IDLE: Duration = Duration::from_secs(120);
 /// How long open connections get on shutdown.
 const GRACE: Duration = Duration::from_secs(2);
 /// Open connections at a time.
 const CONNECTIONS: usize = 512;
 /// Operations at a time: each may hash a password, which takes 19 MiB and all of a core.
-const OPERATIONS: usize = 4;
+const OPERATIONS: u32 = 4;
 /// Between looks at whether keys have to be rotated.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 
@@ -54,13 +57,13 @@ type Answer = Response<Full<Bytes>>;
 struct Shared {
     service: Arc<Service>,
     clock: Clock,
-    operations: Semaphore,
+    operations: Arc<Semaphore>,
 }
 
 /// Serves until `stop` changes, then gives open connections a moment. When this is over, nothing of
 /// it uses the service any more.
 pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, clock: Clock, mut stop: watch::Receiver<bool>) {
-    let shared = Arc::new(Shared { service, clock, operations: Semaphore::new(OPERATIONS) });
+    let shared = Arc::new(Shared { service, clock, operations: Arc::new(Semaphore::new(OPERATIONS as usize)) });
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut maintenance = tokio::time::interval(MAINTENANCE);
@@ -88,6 +91,10 @@ pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, clock: C
     if timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await.is_err() {
         connections.shutdown().await;
     }
+    // An operation goes on when its connection is cut; the file is closed after the last one.
+    if timeout(GRACE, shared.operations.acquire_many(OPERATIONS)).await.is_err() {
+        tracing::warn!("an operation of the embedded pool is still going on");
+    }
 }
 
 /// The next connection, once there is room for it.
@@ -114,7 +121,7 @@ async fn serve_connection(stream: tokio::net::TcpStream, shared: &Arc<Shared>, m
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(ARRIVAL)
+        .header_read_timeout(IDLE)
         .serve_connection(TokioIo::new(stream), service_fn(answer));
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -174,8 +181,7 @@ async fn route(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answe
 async fn run(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answer, Refusal> {
     let text = |name: &HeaderName| first(request.headers(), name).and_then(|value| value.to_str().ok());
     let target = text(&TARGET).unwrap_or_default();
-    let operation = Operation::find(target)
-        .ok_or_else(|| Refusal::new(Exception::UnknownOperation, "The requested operation is not known here."))?;
+    let operation = Operation::find(target).ok_or_else(Refusal::unknown_operation)?;
     operation.check_signature(text(&header::AUTHORIZATION))?;
     let body = Limited::new(request.into_body(), BODY_LIMIT);
     let body = match timeout(ARRIVAL, body.collect()).await {
@@ -188,10 +194,15 @@ async fn run(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answer,
         }
     };
     let internal = |_| Refusal::new(Exception::InternalError, "An internal error occurred.");
-    let _permit = shared.operations.acquire().await.map_err(|_| internal(()))?;
+    let permit = Arc::clone(&shared.operations).acquire_owned().await.map_err(|_| internal(()))?;
     let (service, now) = (Arc::clone(&shared.service), shared.clock.now());
     // A panic in an operation ends as a failed join: the caller gets a 500, the server goes on.
-    let reply = tokio::task::spawn_blocking(move || operations::run(&service, operation, &body, now));
+    let reply = tokio::task::spawn_blocking(move || {
+        let reply = operations::run(&service, operation, &body, now);
+        drop(service);
+        drop(permit);
+        reply
+    });
     let reply = reply.await.map_err(|error| {
         tracing::error!(%error, "an operation of the embedded pool panicked");
         internal(())
@@ -266,7 +277,7 @@ fn preflight() -> Answer {
     response
 }
 
-/// An exception as it travels (§1.3): body, status and the two headers.
+/// An exception as it travels: status, body and the two headers that the real service adds.
 fn refused(refusal: &Refusal) -> Answer {
     let name = refusal.exception.as_str();
     let fault = Fault { kind: Some(name.to_owned()), message: Some(refusal.text.clone().into_owned()) };

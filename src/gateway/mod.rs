@@ -5,7 +5,6 @@
 
 pub mod host;
 mod panic;
-pub mod path;
 pub mod route;
 
 use std::cell::RefCell;
@@ -17,7 +16,6 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
 use self::host::effective_host;
-use self::path::{Ambiguity, NormalPath};
 use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
@@ -26,6 +24,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, HostPattern, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
+use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
 use crate::server::{RequestBody, Service};
@@ -155,7 +154,10 @@ impl Worker {
             continue_names(record, head);
         }
         if request.method() == Method::CONNECT {
-            return Err(Problem { close: true, ..Problem::from(Code::MethodNotAllowed).because("connect") });
+            let refused = Problem::from(Code::MethodNotAllowed).because("connect");
+            // RFC 9110 §15.5.6 asks for a list, although no resource is meant.
+            let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+            return Err(Problem { close: true, allow, ..refused });
         }
         let host = effective_host(request.uri(), head)?;
         let path = path::normalize(request.uri().path())?;
@@ -327,12 +329,14 @@ impl From<Miss> for Problem {
     }
 }
 
+/// Whoever sends such a head may have sent anything behind it: the connection ends.
 impl From<host::HostError> for Problem {
     fn from(error: host::HostError) -> Self {
-        match error {
+        let problem = match error {
             host::HostError::Repeated => Self::from(Code::HeaderAmbiguous).because("host"),
             host::HostError::Malformed => Self::from(Code::RequestMalformed).because("host"),
             host::HostError::Contradiction => Self::from(Code::RequestMalformed).because("host_contradiction"),
-        }
+        };
+        Self { close: true, ..problem }
     }
 }

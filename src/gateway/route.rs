@@ -6,8 +6,8 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use http::Method;
 
-use super::path::{Ambiguity, NormalPath};
 use crate::config::{self, HostPattern, PathPattern};
+use crate::path::{Ambiguity, NormalPath};
 
 /// What the table needs to know of a route.
 pub trait Pattern {
@@ -181,8 +181,8 @@ fn prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::path::normalize;
     use super::*;
+    use crate::path::normalize;
     use proptest::prelude::*;
 
     #[derive(Clone, Debug, PartialEq, Eq)]

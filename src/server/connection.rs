@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -99,10 +100,12 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     let mut stream = guarded.into_inner();
     // Whether the client still takes it is its own affair.
     if let Some(refusal) = refusal {
-        let _: Result<_, _> = timeout(LINGER, send_last(&mut stream, service.refuse(&client, refusal))).await;
+        let told = timeout(LINGER, send_last(&mut stream, service.refuse(&client, refusal))).await;
+        tracing::debug!(?refusal, told = told.is_ok(), "refused before there was a request");
     } else if is_sending {
         // It was answered before the end of its body, with a 401 or 413 for instance.
-        let _: Result<_, _> = timeout(LINGER, drain(&mut stream)).await;
+        let read = timeout(LINGER, drain(&mut stream)).await;
+        tracing::debug!(read = read.is_ok(), "answered before the end of the request");
     }
 }
 
@@ -192,7 +195,7 @@ where
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers.iter().filter(|(name, _)| **name != CONNECTION) {
         bytes.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     bytes.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());

@@ -199,7 +199,8 @@ async fn run<S: Service>(
 ) {
     let mut connections = JoinSet::new();
     let (mut stopping, shared) = (lifecycle.clone(), lifecycle.clone());
-    loop {
+    // Until nothing is open and nothing more can come.
+    while !(accepted.is_closed() && accepted.is_empty() && connections.is_empty()) {
         tokio::select! {
             biased;
             // Everything still open is dropped with the set.
@@ -220,7 +221,6 @@ async fn run<S: Service>(
                 // What is in the inbox was accepted, so it is served; nothing new comes.
                 accepted.close();
             }
-            else => return,
         }
     }
 }
@@ -246,3 +246,6 @@ async fn begin<S: Service>(
     }
     drop(place);
 }
+
+#[cfg(test)]
+mod tests;

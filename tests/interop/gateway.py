@@ -1,5 +1,6 @@
 """A Portcullis in front of the built-in `whoami` upstream, and a client of its identity routes."""
 
+import base64
 import json
 
 import requests
@@ -108,10 +109,12 @@ def identity(response):
 
 
 def tampered(token):
-    """The same token with another claim in it and the old signature."""
+    """The same token, one second longer alive, with the old signature."""
     head, payload, signature = token.split(".")
-    swapped = payload[:-6] + ("A" if payload[-6] != "A" else "B") + payload[-5:]
-    return ".".join([head, swapped, signature])
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    claims["exp"] += 1
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    return ".".join([head, payload, signature])
 
 
 def toml(**members):

@@ -1,5 +1,6 @@
 """The gateway with other people's Cognito emulators as its pool."""
 
+import json
 import sys
 
 import boto3
@@ -61,6 +62,10 @@ def cognito_local(story):
     port = free_port()
     program = WORK / "js" / "node_modules" / "cognito-local" / "lib" / "bin" / "start.js"
     code = "271828"
+    # Its default is that a user name is an e-mail address.
+    settings = story.folder / ".cognito" / "config.json"
+    settings.parent.mkdir()
+    settings.write_text(json.dumps({"UserPoolDefaults": {"UsernameAttributes": []}}))
     story.start(
         "cognito-local", ["node", program],
         environment={"HOST": "127.0.0.1", "PORT": str(port), "CODE": code}, ready=listens(port),
@@ -94,13 +99,16 @@ def cognito_local(story):
 
 
 def create_pool(url, region):
-    """A pool and an app client without a secret, made the way that an administrator makes them."""
+    """A pool and an app client without a secret, made the way that an administrator makes them.
+
+    moto puts those attributes into ID tokens that the client may read.
+    """
     cognito = boto3.client(
         "cognito-idp", endpoint_url=url, region_name=region, aws_access_key_id="any", aws_secret_access_key="any"
     )
     pool = cognito.create_user_pool(PoolName="interop", AutoVerifiedAttributes=["email"])["UserPool"]["Id"]
     client = cognito.create_user_pool_client(
-        UserPoolId=pool, ClientName="interop",
+        UserPoolId=pool, ClientName="interop", ReadAttributes=["email"],
         ExplicitAuthFlows=["ALLOW_USER_SRP_AUTH", "ALLOW_USER_PASSWORD_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"],
     )["UserPoolClient"]["ClientId"]
     return pool, client

@@ -1,4 +1,24 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod config;
+#[cfg(test)]
+mod docs;
+#[cfg(test)]
+mod framing;
+#[cfg(test)]
+mod identity_routes;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod layers;
+#[cfg(test)]
+mod lessons;
+#[cfg(test)]
+mod matrix;
+#[cfg(test)]
+mod process;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod support;

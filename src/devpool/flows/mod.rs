@@ -58,8 +58,10 @@ impl Running {
     }
 
     async fn restart(self) -> Self {
-        self.server.shutdown().await;
-        Self::start(self.pool, self.clock)
+        let Self { server, clock, http, pool } = self;
+        drop(http);
+        tokio::task::spawn_blocking(move || server.shutdown()).await.unwrap();
+        Self::start(pool, clock)
     }
 
     /// A request as it is.

@@ -1,4 +1,4 @@
-//! The keys of one user pool, kept fresh in the background (cognito-api.md §6.6, §9.3).
+//! The keys of one user pool, kept fresh in the background.
 //!
 //! One task per pool (`owner`) makes all fetches. Requests read a snapshot; a request that does not
 //! find its key there may ask the owner for a fetch and wait for it, never longer than its own
@@ -257,6 +257,16 @@ pub enum Source {
     Disk,
 }
 
+/// A door for the fuzz target of this parser: the form of a document is nobody else's business.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// `kid`, `n` and `e` of each key in a document, unless it is refused.
+    pub fn keys(document: &[u8]) -> Option<Vec<(String, Vec<u8>, Vec<u8>)>> {
+        let document = super::document::parse(document).ok()?;
+        Some(document.keys.into_iter().map(|key| (key.kid, key.n, key.e)).collect())
+    }
+}
+
 #[cfg(test)]
 impl KeySet {
     /// The set that `document` holds, confirmed at `now`, without a task behind it.
@@ -267,7 +277,7 @@ impl KeySet {
     }
 
     /// Puts another document in place, as a refresh would.
-    pub(super) fn refresh_fixed(&self, document: &str, now: Timestamp) {
+    pub(crate) fn refresh_fixed(&self, document: &str, now: Timestamp) {
         let document = document::parse(document.as_bytes()).unwrap();
         let fetched = Some(Instant::now());
         self.handle.keys.replace(document, keys::Confirmed { at: now, source: Source::Network, fetched });

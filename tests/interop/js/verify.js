@@ -8,7 +8,7 @@ const { JwtVerifier } = require('aws-jwt-verify');
 const { validateCognitoJwtFields } = require('aws-jwt-verify/cognito-verifier');
 const {
   CognitoJwtInvalidClientIdError, CognitoJwtInvalidGroupError, CognitoJwtInvalidTokenUseError, JwtExpiredError,
-  JwtInvalidIssuerError, JwtInvalidSignatureError, KidNotFoundInJwksError, JwtParseError,
+  JwtInvalidIssuerError, JwtInvalidSignatureError, KidNotFoundInJwksError,
 } = require('aws-jwt-verify/error');
 
 const [issuer, jwksUri, clientId, accessToken, idToken, tampered] = process.argv.slice(2);
@@ -32,7 +32,7 @@ async function main() {
   refused(CognitoJwtInvalidClientIdError, () => judge(verify, idToken, { tokenUse: 'id', clientId: 'other' }));
   ok('refuses the other token use, another app client');
 
-  assert.throws(() => verify(tampered), (error) => error instanceof JwtInvalidSignatureError || error instanceof JwtParseError);
+  refused(JwtInvalidSignatureError, () => verify(tampered));
   const [header, , signature] = accessToken.split('.');
   refused(JwtInvalidSignatureError, () => verify([header, idToken.split('.')[1], signature].join('.')));
   ok('refuses a tampered token');

@@ -26,9 +26,14 @@ pub(crate) struct Cut {
 impl Client {
     /// Connects.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = soon("a connection", TcpStream::connect(address)).await.unwrap();
+        Self::try_connect(address).await.unwrap_or_else(|| panic!("nobody listens at {address}"))
+    }
+
+    /// Connects, unless nobody listens.
+    pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = soon("a connection", TcpStream::connect(address)).await.ok()?;
         stream.set_nodelay(true).unwrap();
-        Self { stream, pending: Vec::new() }
+        Some(Self { stream, pending: Vec::new() })
     }
 
     /// Sends these bytes. A peer that has closed already is not a failure: its reply may be there.
@@ -103,13 +108,7 @@ impl Client {
 
     /// Reads some more. False: the end, clean or not.
     async fn fill(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
-        match soon("bytes or the end", self.stream.read(&mut buffer)).await {
-            Ok(0) | Err(_) => false,
-            Ok(n) => {
-                self.pending.extend_from_slice(&buffer[..n]);
-                true
-            }
-        }
+        self.pending.reserve(16 * 1024);
+        soon("bytes or the end", self.stream.read_buf(&mut self.pending)).await.is_ok_and(|read| read > 0)
     }
 }

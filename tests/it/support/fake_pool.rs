@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::reply::find;
 use super::upstream::Gate;
 use super::{soon, until};
 
@@ -121,11 +122,10 @@ impl KeyEndpoint {
 }
 
 async fn answer(mut stream: TcpStream, mode: Arc<Mutex<KeyMode>>, fetches: Arc<watch::Sender<usize>>) {
-    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
-    while !bytes.ends_with(b"\r\n\r\n") {
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+    let mut bytes = Vec::new();
+    while !is_whole(&bytes) {
+        if !stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+            return;
         }
     }
     fetches.send_modify(|count| *count += 1);
@@ -138,12 +138,20 @@ async fn answer(mut stream: TcpStream, mode: Arc<Mutex<KeyMode>>, fetches: Arc<w
             (200, String::new(), json!({ "keys": keys }).to_string().into_bytes())
         }
         KeyMode::Hang => {
-            let _until_it_gives_up = stream.read(&mut buffer).await.is_ok();
+            let _until_it_gives_up = stream.read_buf(&mut bytes).await.is_ok();
             return;
         }
     };
     let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
     let _may_be_gone = stream.write_all(&[head.into_bytes(), body].concat()).await.is_ok();
+}
+
+/// Whether these are a request with its body, if it has one.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some(head) = find(bytes, b"\r\n\r\n") else { return false };
+    let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    bytes.len() >= head + 4 + length.unwrap_or(0usize)
 }
 
 /// The pool.

@@ -31,12 +31,12 @@ mod client;
 mod fake_pool;
 mod pool_api;
 mod portcullis;
-mod process;
+pub(crate) mod process;
 mod reply;
 mod seen;
 mod upstream;
 
-pub(crate) use client::{Client, Cut};
+pub(crate) use client::Client;
 pub(crate) use fake_pool::{FakePool, Key, KeyMode};
 pub(crate) use pool_api::PoolApi;
 pub(crate) use portcullis::{EMBEDDED, Portcullis, Tokens, route};

@@ -18,8 +18,8 @@ impl PoolApi {
         Self { address, pool_id: pool_id.to_owned() }
     }
 
-    /// Calls an operation: status and body.
-    pub(crate) async fn call(&self, operation: &str, input: &Value) -> (u16, Value) {
+    /// Calls an operation: status and body. `None`: the pool went away before it had answered.
+    pub(crate) async fn try_call(&self, operation: &str, input: &Value) -> Option<(u16, Value)> {
         let mut body = input.clone();
         if operation.starts_with("Admin") {
             body["UserPoolId"] = json!(self.pool_id);
@@ -35,16 +35,16 @@ impl PoolApi {
             "0".repeat(64),
             body.len()
         );
-        let mut client = Client::connect(self.address).await;
+        let mut client = Client::try_connect(self.address).await?;
         client.send(request).await;
-        let reply = client.next("POST").await.expect("the pool answers");
+        let reply = client.next("POST").await.ok()?;
         let body = if reply.body.is_empty() { Value::Null } else { reply.json() };
-        (reply.status, body)
+        Some((reply.status, body))
     }
 
     /// Calls an operation that must succeed.
     pub(crate) async fn must(&self, operation: &str, input: &Value) -> Value {
-        let (status, body) = self.call(operation, input).await;
+        let (status, body) = self.try_call(operation, input).await.expect("the pool answers");
         assert_eq!(status, 200, "{operation} {input}: {body}");
         body
     }

@@ -78,16 +78,21 @@ impl Portcullis {
 
     /// Starts with relative paths meant from `folder`, and with this clock.
     pub(crate) async fn start_at(toml: &str, folder: &Path, clock: Clock) -> Self {
+        Self::try_start_at(toml, folder, clock).await.unwrap_or_else(|e| panic!("{e}\n{toml}"))
+    }
+
+    /// The same for a test that expects it to fail.
+    pub(crate) async fn try_start_at(toml: &str, folder: &Path, clock: Clock) -> Result<Self, String> {
         let (text, file) = (filled_in(toml, 0, 0), folder.join("portcullis.toml"));
         let loaded = portcullis::config::parse(&text, &file, &|name| std::env::var(name).ok());
-        let config = loaded.unwrap_or_else(|report| panic!("{report}\n{text}")).config;
+        let config = loaded.map_err(|report| report.to_string())?.config;
         let (access_log, lines) = Sink::collect();
         // `start` blocks until the key sets are there, which this thread may be serving.
         let starting = tokio::task::spawn_blocking(move || {
             App::start(config, Options { clock, access_log, ..Options::default() })
         });
-        let app = soon("the gateway", starting).await.unwrap().unwrap_or_else(|e| panic!("{e}"));
-        Self { app: Some(app), lines: Mutex::new((lines, Vec::new())) }
+        let app = soon("the gateway", starting).await.unwrap().map_err(|e| e.to_string())?;
+        Ok(Self { app: Some(app), lines: Mutex::new((lines, Vec::new())) })
     }
 
     fn app(&self) -> &App {
@@ -183,9 +188,9 @@ impl Portcullis {
 
 impl Drop for Portcullis {
     fn drop(&mut self) {
-        // Draining waits for connections that the test's own thread still has to close.
+        // It waits for its threads, which the test's own thread has no time for.
         if let Some(app) = self.app.take() {
-            std::thread::spawn(move || app.shutdown());
+            std::thread::spawn(move || drop(app));
         }
     }
 }

@@ -119,6 +119,11 @@ impl Drop for Process {
     }
 }
 
+/// A whole config with these sections and listeners at free ports.
+pub(crate) fn config_at_free_ports(toml: &str) -> String {
+    filled_in(toml, free_port(), free_port())
+}
+
 fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(arguments).current_dir(folder).env_remove("PORTCULLIS_CONFIG").stdin(std::process::Stdio::null());

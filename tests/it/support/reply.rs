@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// Header or trailer fields in order, with names in lower case.
+pub(crate) type Fields = Vec<(String, String)>;
+
 /// How a reply's body was delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -20,10 +23,9 @@ pub(crate) enum Framing {
 pub(crate) struct Reply {
     pub(crate) version: String,
     pub(crate) status: u16,
-    /// In order, with names in lower case.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Fields,
     pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Vec<(String, String)>,
+    pub(crate) trailers: Fields,
     pub(crate) framing: Framing,
     /// Statuses of the 1xx replies before this one.
     pub(crate) interim: Vec<u16>,
@@ -64,7 +66,7 @@ impl Reply {
         self.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
     }
 
-    /// Said by the gateway itself, not by a scripted upstream.
+    /// Said by the gateway itself (or its built-in upstream), not by a scripted upstream.
     pub(crate) fn is_ours(&self) -> bool {
         !self.headers.iter().any(|(n, _)| n == "x-upstream")
     }
@@ -114,9 +116,12 @@ pub(crate) fn parse(bytes: &[u8], method: &str, ended: bool) -> Option<(Reply, u
     }
 }
 
+/// Names in lower case, and values.
+pub(crate) type Fields = Vec<(String, String)>;
+
 /// Chunked content from the start of `bytes`: the body, the trailers, the length. `None`: more is
 /// needed.
-pub(crate) fn parse_chunked(bytes: &[u8]) -> Option<(Vec<u8>, Vec<(String, String)>, usize)> {
+pub(crate) fn parse_chunked(bytes: &[u8]) -> Option<(Vec<u8>, Fields, usize)> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
         let line_length = find(&bytes[at..], b"\r\n")?;
@@ -154,7 +159,7 @@ pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-fn parse_head(head: &str) -> (String, u16, Vec<(String, String)>) {
+fn parse_head(head: &str) -> (String, u16, Fields) {
     let mut lines = head.trim_end_matches("\r\n").split("\r\n");
     let status_line = lines.next().unwrap_or_default();
     let mut words = status_line.splitn(3, ' ');
@@ -179,9 +184,10 @@ pub(crate) fn check(reply: &Reply, method: &str, target: &str, http10: bool) {
             say(&format!("{name} says too much"));
         }
     }
-    let Some(request_id) = reply.header("x-request-id").filter(|id| !id.is_empty()) else {
-        return say("no X-Request-Id");
-    };
+    let request_id = reply.header("x-request-id").unwrap_or_default();
+    if request_id.is_empty() && (reply.status >= 400 || target.starts_with("/auth/")) {
+        say("no X-Request-Id");
+    }
     if reply.status >= 400 {
         check_problem(reply, method, request_id, &say);
     }

@@ -1,5 +1,7 @@
 //! A request as it arrived at an upstream, and what no gateway may send there.
 
+use super::reply::Fields;
+
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -7,10 +9,9 @@ pub(crate) struct Seen {
     pub(crate) connection: usize,
     pub(crate) method: String,
     pub(crate) target: String,
-    /// In order, with names in lower case.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Fields,
     pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Vec<(String, String)>,
+    pub(crate) trailers: Fields,
     /// Every byte of it.
     pub(crate) raw: Vec<u8>,
 }
@@ -51,10 +52,12 @@ pub(super) fn violation(seen: &Seen) -> Option<String> {
     }
     for (name, value) in &seen.headers {
         let bad = match name.as_str() {
-            "connection" => !["close", "keep-alive"].contains(&value.to_ascii_lowercase().as_str()),
+            "connection" => !["close", "keep-alive", "te"].contains(&value.to_ascii_lowercase().as_str()),
             "transfer-encoding" => value != "chunked",
             "content-length" => value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()),
-            "keep-alive" | "proxy-connection" | "proxy-authorization" | "te" | "upgrade" | "http2-settings" => true,
+            // RFC 9110 §10.1.4: the one coding that a hop may ask for.
+            "te" => value != "trailers",
+            "keep-alive" | "proxy-connection" | "proxy-authorization" | "upgrade" | "http2-settings" => true,
             "x-forwarded-uri" | "x-forwarded-method" | "x-forwarded-prefix" | "x-http-method-override" => true,
             name => name.starts_with("x-original-") || name.starts_with("x-rewrite-"),
         };
@@ -95,7 +98,7 @@ mod tests {
             "/\r\nhost: h\r\ntransfer-encoding: gzip, chunked",
             "/\r\nhost: h\r\ncontent-length: +1",
             "/\r\nhost: h\r\nconnection: x-auth-subject",
-            "/\r\nhost: h\r\nte: trailers",
+            "/\r\nhost: h\r\nte: gzip",
             "/\r\nhost: h\r\nx-original-url: /",
             "/\r\nhost: h\r\ncookie: a=b\r\ncookie: c=d",
             "//a\r\nhost: h",

@@ -237,6 +237,8 @@ impl Connection {
                 break;
             }
         }
+        // First the socket, then the news: who waits for it may rely on it.
+        drop(self.stream);
         self.log.send_modify(|log| log.closed.push(self.number));
     }
 
@@ -319,14 +321,8 @@ impl Connection {
 
 /// Reads some more. False: the end.
 async fn fill(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> bool {
-    let mut buffer = [0; 16 * 1024];
-    match stream.read(&mut buffer).await {
-        Ok(0) | Err(_) => false,
-        Ok(n) => {
-            bytes.extend_from_slice(&buffer[..n]);
-            true
-        }
-    }
+    bytes.reserve(16 * 1024);
+    stream.read_buf(bytes).await.is_ok_and(|read| read > 0)
 }
 
 #[cfg(test)]
