@@ -43,7 +43,7 @@ where
         .handshake::<_, Outgoing<B>>(TokioIo::new(stream))
         .await
         .map_err(|error| Error::Invalid(Invalid::Head(error)))?;
-    Ok(Link { sender, driver: server.drive(connection), timer: Timer::new() })
+    Ok(Link { sender, driver: server.drive(connection), timer: Timer::new(), is_used: false })
 }
 
 async fn open(backend: &Backend, deadline: Instant) -> Result<TcpStream, ConnectError> {

@@ -134,9 +134,10 @@ impl<B> Server<B> {
     pub(super) fn take_idle(&self, now: Instant) -> Option<Link<B>> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let (link, until) = idle.pop_back()?;
+            let (mut link, until) = idle.pop_back()?;
             self.idle_level.dec();
             if until > now && link.is_ready() {
+                link.is_used = true;
                 return Some(link);
             }
         }
@@ -223,6 +224,8 @@ pub(super) struct Link<B> {
     pub(super) sender: SendRequest<Outgoing<B>>,
     pub(super) driver: JoinHandle<()>,
     pub(super) timer: Timer,
+    /// It has served a request before, so that the server may be about to close it.
+    pub(super) is_used: bool,
 }
 
 impl<B> Link<B> {

@@ -25,8 +25,8 @@ use crate::http::{Body, BodyError};
 /// there; both bodies stream.
 ///
 /// The request has been vetted: a path as its target, no hop-by-hop header, the identity set. Its
-/// framing, `Host` and `Expect` are replaced. It is tried again only as long as nothing of it was
-/// sent. Dropping the future, or the answer's body before its end, closes the connection.
+/// framing, `Host` and `Expect` are replaced. It is tried again as long as nothing of it was sent,
+/// and when a kept connection ends without an answer, if it is idempotent and has no body. Dropping the future, or the answer's body before its end, closes the connection.
 ///
 /// # Errors
 /// When there is no answer that can be passed on; see [`Error`].
@@ -69,7 +69,7 @@ where
         let outcome = match link(server, backend, upstream, (!only_new).then_some(now)).await {
             Ok(link) => send(link, request, upstream, &exchange).await,
             // Where no other server could be picked, trying again at once would only fail again.
-            Err(error) if servers.len() > 1 => Outcome::Unsent(request, error),
+            Err(error) if servers.len() > 1 => Outcome::Again(request, error),
             Err(error) => Outcome::Failed(error),
         };
         let error = match outcome {
@@ -85,7 +85,7 @@ where
                 }
                 Err(invalid) => Error::Invalid(invalid),
             },
-            Outcome::Unsent(same, error) if timing.retries < upstream.config.retries => {
+            Outcome::Again(same, error) if timing.retries < upstream.config.retries => {
                 tracing::debug!(server = %backend.authority, reason = error.reason(), "trying again");
                 backend.tally.failed(error.reason());
                 timing.retries += 1;
@@ -96,7 +96,7 @@ where
                 now = Instant::now();
                 continue;
             }
-            Outcome::Unsent(_, error) | Outcome::Failed(error) => error,
+            Outcome::Again(_, error) | Outcome::Failed(error) => error,
         };
         backend.tally.failed(error.reason());
         return Err(error);
@@ -126,9 +126,9 @@ enum Outcome<B> {
         link: Link<B>,
         upload: Option<Rc<Upload>>,
     },
-    /// Nothing of it was sent: here it is again.
-    Unsent(Request<Outgoing<B>>, Error),
-    /// Some of it may have been acted on.
+    /// Nothing of it was sent, or that does not matter: here it is again.
+    Again(Request<Outgoing<B>>, Error),
+    /// Some of it may have been acted on, and that may not happen twice.
     Failed(Error),
 }
 
@@ -143,6 +143,9 @@ where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
 {
     let sent = Instant::now();
+    // A server closes kept connections whenever it likes, also while a request is on its way to it:
+    // only the kind of request tells whether it may be sent once more.
+    let copy = if link.is_used { request::repeatable(&request) } else { None };
     let upload = request.body().upload();
     if let Some(upload) = &upload {
         upload.start(sent);
@@ -160,8 +163,11 @@ where
     match answer {
         Some(Ok(response)) => Outcome::Answered { response, link, upload },
         Some(Err(mut failure)) => match failure.take_message() {
-            Some(request) => Outcome::Unsent(request, Error::Closed(failure.into_error())),
-            None => Outcome::Failed(diagnose(failure.into_error(), upload.as_deref())),
+            Some(request) => Outcome::Again(request, Error::Closed(failure.into_error())),
+            None => match (diagnose(failure.into_error(), upload.as_deref()), copy) {
+                (error @ Error::Closed(_), Some(copy)) => Outcome::Again(copy, error),
+                (error, _) => Outcome::Failed(error),
+            },
         },
         None => Outcome::Failed(upload.map_or(Error::HeadTimeout, |upload| upload.overdue())),
     }

@@ -43,7 +43,7 @@ where
         if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        return Request::from_parts(head, Outgoing { body, upload: None });
+        return Request::from_parts(head, Outgoing { body: None, upload: None });
     }
     if let Some(length) = body.size_hint().exact() {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -58,12 +58,27 @@ where
         state: Cell::new(State::Upstream),
         managed: Managed::clone(exchange.managed),
     };
-    Request::from_parts(head, Outgoing { body, upload: Some(Rc::new(upload)) })
+    Request::from_parts(head, Outgoing { body: Some(body), upload: Some(Rc::new(upload)) })
+}
+
+/// The same request once more, if sending it twice does no more than sending it once (RFC 9110
+/// §9.2.2) and there is no body that would be gone by then.
+pub(super) fn repeatable<B>(request: &Request<Outgoing<B>>) -> Option<Request<Outgoing<B>>> {
+    if !request.method().is_idempotent() || request.body().body.is_some() {
+        return None;
+    }
+    let mut copy = Request::new(Outgoing { body: None, upload: None });
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
 }
 
 /// The body of a request on its way.
 pub(super) struct Outgoing<B> {
-    body: B,
+    body: Option<B>,
+    /// There is one where there is a body.
     upload: Option<Rc<Upload>>,
 }
 
@@ -147,9 +162,9 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(upload) = &this.upload else { return Poll::Ready(None) };
+        let (Some(body), Some(upload)) = (&mut this.body, &this.upload) else { return Poll::Ready(None) };
         upload.enter(State::Client);
-        let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+        let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 upload.enter(State::Failed(error));
@@ -167,18 +182,18 @@ where
                 Frame::trailers(fields)
             }
             Err(data) => {
-                upload.enter(if this.body.is_end_stream() { State::Sent } else { State::Upstream });
+                upload.enter(if body.is_end_stream() { State::Sent } else { State::Upstream });
                 data
             }
         })))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upload.is_none() || self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.upload.is_none() { SizeHint::with_exact(0) } else { self.body.size_hint() }
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

@@ -94,12 +94,46 @@ fn a_kept_connection_that_died_before_anything_was_sent_is_replaced() {
 }
 
 #[test]
-fn a_request_of_which_bytes_were_sent_is_never_sent_again() {
+fn an_idempotent_request_outlives_the_kept_connection_it_was_sent_on() {
     on_worker(async {
         let script = Script::new();
         let gate = Gate::to(&script);
         let mut wire = first_exchange(&gate, &script).await;
-        let (answer, ()) = tokio::join!(gate.forward(get()), async move {
+        let (answer, (first, second)) = tokio::join!(gate.forward(get()), async {
+            let first = wire.head().await;
+            drop(wire);
+            let mut wire = script.accept().await;
+            let second = wire.head().await;
+            wire.write(OK).await;
+            (first, second)
+        });
+        assert_eq!(text(answer.unwrap()).await, "hi");
+        assert_eq!(first, second);
+        assert_eq!(gate.timing.borrow().retries, 1);
+    });
+}
+
+#[test]
+fn a_new_connection_that_ends_without_an_answer_is_not_tried_twice() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let (answer, ()) = tokio::join!(gate.forward(get()), async {
+            script.accept().await.head().await;
+        });
+        assert!(matches!(answer.unwrap_err(), Error::Closed(_)));
+        script.assert_no_further_connection();
+    });
+}
+
+#[test]
+fn a_request_that_may_have_been_acted_on_is_never_sent_again() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let mut wire = first_exchange(&gate, &script).await;
+        let post = request(Method::POST, &[], Sent::nothing());
+        let (answer, ()) = tokio::join!(gate.forward(post), async move {
             wire.head().await;
         });
         let error = answer.unwrap_err();
