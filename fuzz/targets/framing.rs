@@ -62,7 +62,7 @@ fn cut_into_reads(bytes: &[u8], size: usize) -> bool {
 fn messages(mut bytes: &[u8]) -> Vec<Message> {
     let mut messages = Vec::new();
     loop {
-        while let Some(rest) = bytes.strip_prefix(b"\r\n") {
+        while let Some(rest) = bytes.strip_prefix(b"\r\n").or(bytes.strip_prefix(b"\n")) {
             bytes = rest;
         }
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return messages };

@@ -186,7 +186,9 @@ fn is_ours(name: &HeaderName) -> bool {
 }
 
 /// Names that only the gateway sets, or that make a backend see another request than was decided on.
-const OURS: [&str; 10] = [
+/// Whoever sends the request frames it anew, so that no true `Content-Length` is lost here.
+const OURS: [&str; 11] = [
+    "content-length",
     "forwarded",
     "proxy",
     "traceparent",

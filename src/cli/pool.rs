@@ -472,6 +472,27 @@ mod tests {
         assert_eq!(execute(unknown, &config).unwrap_err().to_string(), "no embedded pool is called other");
     }
 
+    #[derive(Debug, clap::Parser)]
+    struct CommandLine {
+        #[command(subcommand)]
+        command: PoolCommand,
+    }
+
+    #[test]
+    fn the_command_line_is_read() {
+        <CommandLine as clap::CommandFactory>::command().debug_assert();
+        let read =
+            |words: &str| <CommandLine as clap::Parser>::try_parse_from(words.split(' ')).map(|line| line.command);
+        let command = read("pool add-user eve --email e@example.com --group a --group b --password Evening-1").unwrap();
+        assert!(
+            matches!(command, PoolCommand::AddUser { groups, password, .. } if groups == ["a", "b"] && !password.temporary)
+        );
+        assert!(
+            matches!(read("pool rotate-keys --pool main").unwrap(), PoolCommand::RotateKeys { which } if which.pool.is_some())
+        );
+        assert!(read("pool confirm").is_err());
+    }
+
     #[test]
     fn no_password_shows_in_a_debug_text() {
         assert!(!format!("{:?}", add_user("eve", "Evening-1")).contains("Evening"));

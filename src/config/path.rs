@@ -25,8 +25,9 @@ pub fn pattern(text: &str, keep_encoded_slashes: bool) -> Result<PathPattern, In
     }
     exact(path, keep_encoded_slashes).map_err(|invalid| match invalid.help {
         // Advice that is a path needs its star back.
-        Some(help) if is_prefix => {
-            Invalid { help: help.strip_suffix('"').map(|help| format!("{help}/*\"")), ..invalid }
+        Some(help) if is_prefix && help.ends_with('"') => {
+            let help = help.strip_suffix('"').map(|help| format!("{help}/*\""));
+            Invalid { help, ..invalid }
         }
         help => Invalid { help, ..invalid },
     })?;

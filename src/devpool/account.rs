@@ -311,7 +311,8 @@ pub(super) fn attribute_list(user: &User) -> Vec<Attribute> {
     std::iter::once(sub).chain(others).collect()
 }
 
-/// SECRET_HASH of a request, over the user name in the same request (§5).
+/// SECRET_HASH of a request, over the user name in the same request ("Computing secret hash
+/// values" in the Amazon Cognito developer guide).
 ///
 /// # Errors
 /// NotAuthorizedException when the client has a secret and the hash is missing or wrong.

@@ -213,7 +213,7 @@ pub(super) struct OneClient {
     client_id: String,
 }
 
-/// `API_CreateUserPoolClient`, with the defaults of the API (§2.5).
+/// `API_CreateUserPoolClient`, with the defaults of the API.
 ///
 /// # Errors
 /// InvalidParameter, ResourceNotFound for the pool.

@@ -1,13 +1,13 @@
 //! The embedded user pool: a server that speaks Cognito's API, for development and tests.
 //!
 //! It listens on loopback in the same process and is used over HTTP like the real one, so that the
-//! gateway has one way of talking to a pool. What it keeps stands in one file ([`store`]); an
-//! operation is a plain function from a request and the time to a reply or a [`refusal`].
+//! gateway has one way of talking to a pool. What it keeps stands in one file (`store`); an
+//! operation is a plain function from a request and the time to a reply or a `refusal`.
 //!
-//! - [`serve`] takes HTTP requests, [`operations`] is the table of what they can ask for,
-//! - [`account`] and [`signin`] are what users do, `admin_*` what administrators do,
-//! - [`directory`] finds and keeps users, [`records`] says what is kept,
-//! - [`password`], [`keys`], [`tokens`], [`sessions`] and [`messages`] hold the rules.
+//! - `serve` takes HTTP requests, `operations` is the table of what they can ask for,
+//! - `account` and `signin` are what users do, `admin_*` what administrators do,
+//! - `directory` finds and keeps users, `records` says what is kept,
+//! - `password`, `keys`, `tokens`, `sessions` and `messages` hold the rules.
 
 mod account;
 mod admin_groups;

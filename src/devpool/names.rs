@@ -9,7 +9,8 @@ const LOWER: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
 const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const SYMBOLS: &[u8] = b"!#%*+-=?@_";
 
-/// A user pool id: the region, an underscore, nine letters and digits (§11.2).
+/// A user pool id: the region, an underscore, nine letters and digits. Clients check this
+/// shape, and take the region from it.
 pub(super) fn pool_id(region: &str) -> String {
     format!("{region}_{}", text(9, &[DIGITS, UPPER, LOWER]))
 }
@@ -49,7 +50,7 @@ pub(super) fn canonical(username: &str) -> String {
     username.to_lowercase()
 }
 
-/// The destination of a message as the caller may see it: `a***@e***`, `+*******1234` (§2.7).
+/// The destination of a message as the caller may see it: `a***@e***`, `+*******1234`.
 pub(super) fn masked(destination: &str) -> String {
     let initial = |text: &str| text.chars().next().map(String::from).unwrap_or_default();
     if let Some((local, domain)) = destination.split_once('@') {

@@ -7,16 +7,21 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::records::{Credentials, Policy, Pool, User};
+use super::records::{Cost, Credentials, Policy, Pool, User};
 use super::refusal::{Exception, Refusal};
 use crate::clock::Timestamp;
 use crate::cognito::srp::{self, Identity, Number, Verifier};
 use crate::secret::{Secret, constant_time_eq, random};
 
-/// Wrong passwords that cost no wait; each further one doubles it (§3.5).
+/// Wrong passwords that cost no wait; each further one doubles it
+/// ("Lockout behavior for failed sign-in attempts" in the Amazon Cognito developer guide).
 const FREE_FAILURES: u32 = 5;
 /// The longest wait, and the quiet time after which failures are forgotten.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// One of the equally strong choices of the OWASP Password Storage Cheat Sheet: the one that takes
+/// little memory, because several may run at a time in a process that has other things to do.
+const COST: Cost = Cost { memory_kib: 7168, passes: 5 };
 
 /// Holds a password against the policy.
 ///
@@ -47,9 +52,10 @@ pub(super) fn credentials(pool: &Pool, username: &str, password: &str) -> Creden
     let who = Identity { pool_name: pool.suffix(), user_id: username };
     let verifier = srp::verifier(who, password, &salt);
     Credentials {
-        hash: Secret::new(URL_SAFE_NO_PAD.encode(hash(password, &salt))),
+        hash: Secret::new(URL_SAFE_NO_PAD.encode(hash(password, &salt, COST))),
         verifier: Secret::new(URL_SAFE_NO_PAD.encode(verifier.expose())),
         salt: salt.to_hex(),
+        cost: COST,
     }
 }
 
@@ -57,7 +63,9 @@ pub(super) fn credentials(pool: &Pool, username: &str, password: &str) -> Creden
 /// user, or the user has no password. Expensive.
 pub(super) fn matches(credentials: Option<&Credentials>, password: &str) -> bool {
     let salt = credentials.and_then(|credentials| Number::from_hex(&credentials.salt, "salt").ok());
-    let hashed = URL_SAFE_NO_PAD.encode(hash(password, &salt.unwrap_or_else(|| Number::from_bytes(&[1; 16]))));
+    let salt = salt.unwrap_or_else(|| Number::from_bytes(&[1; 16]));
+    let cost = credentials.map_or(COST, |credentials| credentials.cost);
+    let hashed = URL_SAFE_NO_PAD.encode(hash(password, &salt, cost));
     credentials.is_some_and(|credentials| constant_time_eq(credentials.hash.expose().as_bytes(), hashed.as_bytes()))
 }
 
@@ -100,10 +108,11 @@ pub(super) fn note_failure(user: &mut User, now: Timestamp) {
     user.last_failure = now.millis();
 }
 
-/// Argon2id with 19 MiB and two passes, the first choice of the OWASP Password Storage Cheat Sheet.
-fn hash(password: &str, salt: &Number) -> [u8; 32] {
+fn hash(password: &str, salt: &Number, cost: Cost) -> [u8; 32] {
     let mut out = [0; 32];
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::default());
+    // Parameters that Argon2 does not know can come out of a damaged file only.
+    let params = Params::new(cost.memory_kib, cost.passes, 1, Some(out.len())).unwrap_or_default();
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     // The salt as text, since Argon2 wants at least 8 bytes and a salt may begin with zeros.
     let salt = format!("{:0>32}", salt.to_hex());
     #[expect(clippy::expect_used, reason = "it fails for lengths that cannot occur here, or without memory")]

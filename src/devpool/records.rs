@@ -105,7 +105,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// An app client with the defaults of CreateUserPoolClient (§2.5).
+    /// An app client with the defaults of `API_CreateUserPoolClient`.
     pub(super) fn new(id: String, pool: &str, name: &str, now: Timestamp) -> Self {
         let flows = ["ALLOW_REFRESH_TOKEN_AUTH", "ALLOW_USER_SRP_AUTH", "ALLOW_CUSTOM_AUTH"];
         Self {
@@ -252,6 +252,15 @@ pub(super) struct Credentials {
     /// 32 bytes of Argon2id over the same salt, base64url.
     #[serde(serialize_with = "expose")]
     pub hash: Secret<String>,
+    /// What the hash cost, so that it can be computed again when new ones cost more.
+    pub cost: Cost,
+}
+
+/// The parameters of Argon2id (RFC 9106 §3.1), with one lane.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Cost {
+    pub memory_kib: u32,
+    pub passes: u32,
 }
 
 /// A code that was sent to a user.

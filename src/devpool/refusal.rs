@@ -1,5 +1,5 @@
 //! How the pool says no: Cognito's exceptions, with the texts that clients match on
-//! (`cognito-api.md` §8.2: reported from the real service, not specified).
+//! (not specified, but reported from the real service by their users).
 
 use std::borrow::Cow;
 

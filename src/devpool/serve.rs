@@ -30,8 +30,11 @@ use crate::http::first;
 
 /// The largest request body.
 const BODY_LIMIT: usize = 128 * 1024;
-/// How long a request head or body may take to arrive.
+/// How long a request body may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(10);
+/// How long a connection may wait for a request head: longer than clients keep idle connections, so
+/// that no request meets a connection that is just being closed.
+const IDLE: Duration = Duration::from_secs(120);
 /// How long open connections get on shutdown.
 const GRACE: Duration = Duration::from_secs(2);
 /// Open connections at a time.
@@ -118,7 +121,7 @@ async fn serve_connection(stream: tokio::net::TcpStream, shared: &Arc<Shared>, m
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(ARRIVAL)
+        .header_read_timeout(IDLE)
         .serve_connection(TokioIo::new(stream), service_fn(answer));
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -274,7 +277,7 @@ fn preflight() -> Answer {
     response
 }
 
-/// An exception as it travels (§1.3): body, status and the two headers.
+/// An exception as it travels: status, body and the two headers that the real service adds.
 fn refused(refusal: &Refusal) -> Answer {
     let name = refusal.exception.as_str();
     let fault = Fault { kind: Some(name.to_owned()), message: Some(refusal.text.clone().into_owned()) };

@@ -57,6 +57,9 @@ pub enum Error {
 /// The format of the values in the file.
 const FORMAT: u32 = 1;
 
+/// Bytes of the file that are kept in memory at most; redb would take a gigabyte.
+const CACHE: usize = 8 << 20;
+
 /// A table of records of one type, by text keys.
 pub(super) struct Table<T> {
     name: &'static str,
@@ -234,9 +237,12 @@ fn open_file(path: &Path) -> Result<Database, Error> {
     }
     // Made here, because redb would make it readable for everybody.
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(cannot)?;
-    Database::builder().create(path).map_err(|error| match error {
+    let damaged = |source| Error::Damaged { path: path.to_owned(), source: Box::new(source) };
+    // Without the check redb trusts the structure of its pages, and panics over broken ones.
+    let opened = Database::builder().set_cache_size(CACHE).set_check_integrity_on_open(true).create(path);
+    opened.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Error::InUse(path.to_owned()),
-        other => Error::Damaged { path: path.to_owned(), source: Box::new(other.into()) },
+        other => damaged(other.into()),
     })
 }
 
@@ -301,6 +307,42 @@ mod tests {
         std::fs::write(&path, "not a database".repeat(1000)).unwrap();
         assert!(matches!(Store::open(Some(&path)), Err(Error::Damaged { .. })));
         assert!(std::fs::read_to_string(&path).unwrap().starts_with("not a database"));
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pool.redb");
+        drop(Store::open(Some(&path)).unwrap());
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let Err(error) = Store::open(Some(&path)) else { panic!("half a file is not a pool") };
+        assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_file_with_broken_bytes_is_whole_or_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pool.redb");
+        let store = Store::open(Some(&path)).unwrap();
+        let fill = |transaction: &Write| {
+            (0..200).try_for_each(|number| transaction.put(SUBS, &format!("p/{number}"), &"x".repeat(50)))
+        };
+        store.write(fill).unwrap();
+        drop(store);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for start in (0..whole.len()).step_by(whole.len() / 100) {
+            let mut bytes = whole.clone();
+            bytes.iter_mut().skip(start).take(16).for_each(|byte| *byte ^= 0xff);
+            std::fs::write(&path, &bytes).unwrap();
+            match Store::open(Some(&path)) {
+                Ok(store) => assert_eq!(store.read().unwrap().scan(SUBS, "").unwrap().len(), 200, "at {start}"),
+                Err(Error::Damaged { .. }) => refused += 1,
+                Err(other) => panic!("at {start}: {other:?}"),
+            }
+        }
+        assert!(refused > 10, "{refused}");
     }
 
     #[test]

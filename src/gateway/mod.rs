@@ -326,12 +326,14 @@ impl From<Miss> for Problem {
     }
 }
 
+/// Whoever sends such a head may have sent anything behind it: the connection ends.
 impl From<host::HostError> for Problem {
     fn from(error: host::HostError) -> Self {
-        match error {
+        let problem = match error {
             host::HostError::Repeated => Self::from(Code::HeaderAmbiguous).because("host"),
             host::HostError::Malformed => Self::from(Code::RequestMalformed).because("host"),
             host::HostError::Contradiction => Self::from(Code::RequestMalformed).because("host_contradiction"),
-        }
+        };
+        Self { close: true, ..problem }
     }
 }

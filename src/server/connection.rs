@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -188,7 +189,7 @@ where
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers.iter().filter(|(name, _)| **name != CONNECTION) {
         bytes.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     bytes.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
@@ -216,7 +217,7 @@ mod tests {
     use super::*;
     use crate::http::Body as OurBody;
 
-    /// Answers every request with its body, and refusals with their names.
+    /// Answers every request with its body (`/slow` after 30 s), and refusals with their names.
     struct Echo {
         seen: Cell<usize>,
     }
@@ -230,6 +231,9 @@ mod tests {
         async fn call(self: Rc<Self>, _client: Rc<()>, request: Request<RequestBody>) -> Response<OurBody> {
             self.seen.set(self.seen.get() + 1);
             let mut response = Response::new(OurBody::Empty);
+            if request.uri().path() == "/slow" {
+                tokio::time::sleep(Duration::from_secs(30)).await;
+            }
             match request.into_body().collect().await {
                 Ok(body) => *response.body_mut() = body.to_bytes().into(),
                 Err(error) => {
@@ -291,6 +295,22 @@ mod tests {
             assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
             assert!(text.contains("\r\n\r\nabcHTTP/1.1 400"), "{text}");
             assert!(text.ends_with("Malformed(\"fragment\")"), "{text}");
+        });
+    }
+
+    #[test]
+    fn a_refusal_does_not_wait_longer_than_the_answer_before_it() {
+        run(async {
+            let (mut client, _switch, _task) = start();
+            let begin = Instant::now();
+            client
+                .write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /#x HTTP/1.1\r\nHost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let text = read_all(&mut client).await;
+            assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+            assert!(text.ends_with("Malformed(\"fragment\")"), "{text}");
+            assert_eq!(begin.elapsed().as_secs(), 30);
         });
     }
 

@@ -56,8 +56,10 @@ pub(crate) struct Meter {
     write_blocked: Cell<Option<Instant>>,
     /// Since when somebody waits for a byte of the request body, and who.
     body_wait: Cell<Option<Instant>>,
-    /// Whoever waits for the body, or for the socket to take bytes before a refusal.
-    waker: RefCell<Option<Waker>>,
+    /// Whoever waits for the body.
+    body_waker: RefCell<Option<Waker>>,
+    /// The reader that may not be told of a refusal before the answer ahead of it is out.
+    held_reader: RefCell<Option<Waker>>,
     stalled: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
 }
@@ -68,7 +70,8 @@ impl Meter {
             phase: Cell::new(Phase::Idle(Instant::now())),
             write_blocked: Cell::new(None),
             body_wait: Cell::new(None),
-            waker: RefCell::new(None),
+            body_waker: RefCell::new(None),
+            held_reader: RefCell::new(None),
             stalled: Cell::new(false),
             refusal: Cell::new(None),
         }
@@ -83,6 +86,7 @@ impl Meter {
     pub(crate) fn end(&self) {
         self.phase.set(Phase::Idle(Instant::now()));
         self.body_arrived();
+        wake(&self.held_reader);
     }
 
     /// Somebody waits for the request body.
@@ -90,20 +94,7 @@ impl Meter {
         if self.body_wait.get().is_none() {
             self.body_wait.set(Some(Instant::now()));
         }
-        self.remember(waker);
-    }
-
-    fn remember(&self, waker: &Waker) {
-        let mut slot = self.waker.borrow_mut();
-        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *slot = Some(waker.clone());
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        remember(&self.body_waker, waker);
     }
 
     /// A piece of it came, or nobody waits any more.
@@ -120,7 +111,7 @@ impl Meter {
     pub(crate) fn give_up_on_body(&self) {
         self.stalled.set(true);
         self.body_wait.set(None);
-        self.wake();
+        wake(&self.body_waker);
     }
 
     /// Why the connection must end, once the tracker has said so.
@@ -138,6 +129,21 @@ impl Meter {
         };
         // A limit too large to be a point in time is no limit.
         start.checked_add(limit).map(|at| (at, what))
+    }
+}
+
+fn remember(slot: &RefCell<Option<Waker>>, waker: &Waker) {
+    let mut slot = slot.borrow_mut();
+    if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        *slot = Some(waker.clone());
+    }
+}
+
+fn wake(slot: &RefCell<Option<Waker>>) {
+    // Taken out first: whoever is woken may come back here.
+    let waker = slot.borrow_mut().take();
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
@@ -170,12 +176,9 @@ impl<S> Guarded<S> {
     /// before it: that one is finished and flushed first.
     fn poll_refused(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         if !self.broken_body {
-            if self.meter.phase.get() == Phase::Busy {
-                // hyper comes back for the next head by itself.
-                return Poll::Pending;
-            }
-            if self.meter.write_blocked.get().is_some() {
-                self.meter.remember(cx.waker());
+            // hyper does not come back by itself after a read that was not ready.
+            if self.meter.phase.get() == Phase::Busy || self.meter.write_blocked.get().is_some() {
+                remember(&self.meter.held_reader, cx.waker());
                 return Poll::Pending;
             }
             if !self.flushed {
@@ -237,9 +240,7 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
             (Poll::Pending, None) => self.meter.write_blocked.set(Some(Instant::now())),
             (Poll::Ready(_), Some(_)) => {
                 self.meter.write_blocked.set(None);
-                if self.meter.refusal().is_some() {
-                    self.meter.wake();
-                }
+                wake(&self.meter.held_reader);
             }
             _ => {}
         }

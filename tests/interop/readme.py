@@ -32,7 +32,7 @@ def curl_lines(story):
         for shipped, free in ports.items():
             command = re.sub(rf"\b(localhost|127\.0\.0\.1):{shipped}\b", f"127.0.0.1:{free}", command)
         script.append(f": >$STATUS\n{command} >{story.folder}/out 2>&1\n"
-                      f"echo \"$? $(cat $STATUS) $(head -c 300 {story.folder}/out | tr '\\n' ' ')\" >>{results}")
+                      f"echo \"$? $(cat $STATUS) $(head -c 300 {story.folder}/out | tr '\\r\\n' '  ')\" >>{results}")
     subprocess.run(["bash", "-c", "\n".join(script)], check=True, timeout=PATIENCE * 2, cwd=story.folder,
                    stdin=subprocess.DEVNULL)
 

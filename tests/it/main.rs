@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod framing;
 #[cfg(test)]
 mod identity_routes;
@@ -16,5 +18,7 @@ mod lessons;
 mod matrix;
 #[cfg(test)]
 mod process;
+#[cfg(test)]
+mod routing;
 #[cfg(test)]
 mod support;

@@ -258,18 +258,18 @@ async fn users_keys_and_codes_survive_stop_and_start() {
 #[tokio::test]
 async fn what_was_acknowledged_survives_kill_9() {
     let folder = tempdir().unwrap();
-    let (port, acknowledged) = (free_port(), Mutex::new(BTreeMap::<String, String>::new()));
+    let (port, acknowledged) = (free_port(), Mutex::new(BTreeMap::new()));
     let toml = own_pool(port);
     for round in 0..2 {
         let mut process = Process::start(folder.path(), &toml).await;
         let pool = process.pool_api(port, POOL_ID);
-        let before = acknowledged.lock().unwrap().clone();
-        for username in before.keys() {
+        let known: BTreeMap<String, String> = acknowledged.lock().unwrap().clone();
+        for username in known.keys() {
             pool.must("AdminGetUser", &json!({"Username": username})).await;
         }
         let login = json!({"username": "demo", "password": "Portcullis-1"});
         let token = crate::support::Tokens::of(&process.post_json("/auth/login", &login).await).access;
-        if let Some(earlier) = before.values().next() {
+        if let Some(earlier) = known.values().next() {
             let bearer = format!("Bearer {earlier}");
             let reply = process.request("GET", "/x", &[("Authorization", &bearer)], "").await;
             assert_eq!(reply.status, 200, "the keys survived: {}", reply.text());

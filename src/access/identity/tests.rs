@@ -341,3 +341,23 @@ proptest! {
         prop_assert_eq!(back, text);
     }
 }
+
+#[test]
+fn what_a_cgi_backend_would_read_as_framing_or_as_our_words_is_removed() {
+    for name in [
+        "transfer-encoding",
+        "transfer_encoding",
+        "Transfer.Encoding",
+        "content_length",
+        "keep_alive",
+        "x_forwarded_for",
+        "X-Original_URL",
+        "x_http_method.override",
+        "proxy",
+    ] {
+        assert!(is_ours(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+    }
+    for name in ["content-type", "content-length-x", "cookie", "x-forward", "user-agent", "te-x"] {
+        assert!(!is_ours(&HeaderName::from_static(name)), "{name}");
+    }
+}

@@ -121,6 +121,11 @@ async fn expect_100_continue_is_answered_when_and_only_when_the_body_is_wanted()
     let reply = client.read().await;
     reply.expect(413, "body_too_large");
     assert!(reply.interim.is_empty(), "nobody asked for the body");
+    // Problems have no body for HEAD either.
+    let mut client = gate.raw().await;
+    for _again in 0..2 {
+        assert_eq!(client.exchange("HEAD /auth/nowhere HTTP/1.1\r\nHost: gw\r\n\r\n").await.status, 404);
+    }
     assert_eq!(upstream.requests().len(), 1);
 }
 

@@ -1,7 +1,7 @@
 //! What happens to connections: kept, pipelined, ended, left.
 
-use super::in_front_of;
-use crate::support::{Answer, Gate, Upstream};
+use super::{in_front_of, limits};
+use crate::support::{Answer, Gate, Upstream, until};
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
@@ -100,4 +100,53 @@ async fn a_request_body_that_breaks_off_never_looks_whole_upstream() {
         upstream.closed(connection).await;
     }
     assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn the_body_of_a_refused_request_is_never_taken_for_a_request() {
+    let upstream = Upstream::start().await;
+    let gate = in_front_of(&upstream, "").await;
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: gw\r\n\r\n";
+    let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len());
+    for body in [format!("Content-Length: {}\r\n\r\n{smuggled}", smuggled.len()), chunked] {
+        for (target, status) in [("/a/%2e%2e/b", 400), ("/auth/nowhere", 404), ("/auth/login", 415)] {
+            let mut client = gate.raw().await;
+            client.send(format!("POST {target} HTTP/1.1\r\nHost: gw\r\n{body}")).await;
+            let reply = client.read().await;
+            assert_eq!(reply.status, status, "{target}");
+            if reply.closes() {
+                client.closed().await;
+            } else {
+                assert_eq!(
+                    client.exchange("GET /next HTTP/1.1\r\nHost: gw\r\n\r\n").await.text(),
+                    "upstream saw GET /next"
+                );
+            }
+        }
+    }
+    assert!(upstream.requests().iter().all(|seen| seen.target == "/next"));
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_are_turned_away_and_say_why() {
+    let upstream = Upstream::start().await;
+    let gate = in_front_of(&upstream, &limits("connections = 2")).await;
+    let mut kept = Vec::new();
+    for _connection in 0..2 {
+        let mut client = gate.raw().await;
+        assert_eq!(client.exchange("GET / HTTP/1.1\r\nHost: gw\r\n\r\n").await.status, 200);
+        kept.push(client);
+    }
+    let mut surplus = gate.raw().await;
+    surplus.send("GET / HTTP/1.1\r\nHost: gw\r\n\r\n").await;
+    surplus.read().await.expect(503, "overloaded");
+    surplus.closed().await;
+    drop(kept);
+    // The places are free as soon as the gateway has seen the ends.
+    until("a free place", async || {
+        let mut client = gate.raw().await;
+        client.send("GET / HTTP/1.1\r\nHost: gw\r\n\r\n").await;
+        client.next("GET").await.ok().filter(|reply| reply.status == 200)
+    })
+    .await;
 }

@@ -41,7 +41,12 @@ async fn heads_that_are_not_http_are_refused_and_the_connection_ends() {
         "GET http://user@gw/ HTTP/1.1\r\nHost: gw\r\n\r\n",
         "GET /a b HTTP/1.1\r\nHost: gw\r\n\r\n",
         "GET /\u{1} HTTP/1.1\r\nHost: gw\r\n\r\n",
-        "GET /\u{f6} HTTP/1.1\r\nHost: gw\r\n\r\n",
+        "GET /a<b HTTP/1.1\r\nHost: gw\r\n\r\n",
+        "GET /a`b HTTP/1.1\r\nHost: gw\r\n\r\n",
+        "GET /a?x>b HTTP/1.1\r\nHost: gw\r\n\r\n",
+        "GET /a?x\"b HTTP/1.1\r\nHost: gw\r\n\r\n",
+        "GET http:///x HTTP/1.1\r\nHost: gw\r\n\r\n",
+        "GET http://[::1/x HTTP/1.1\r\nHost: gw\r\n\r\n",
     ]
     .map(str::to_owned)
     .to_vec();
@@ -108,6 +113,11 @@ async fn forms_that_differ_only_in_style_reach_the_upstream_in_one_style() {
     let root = gate.raw().await.exchange("GET http://gw HTTP/1.1\r\nHost: gw\r\n\r\n").await;
     assert_eq!(root.status, 200);
     assert_eq!(upstream.next_request().await.target, "/");
+    // What RFC 3986 does not allow as it stands, but browsers' address bars do.
+    for (raw, encoded) in [("/\u{f6}", "/%C3%B6"), ("/a[b]", "/a%5Bb%5D"), ("/a|b", "/a%7Cb"), ("/a\"b", "/a%22b")] {
+        assert_eq!(gate.get(raw).await.status, 200, "{raw}");
+        assert_eq!(upstream.next_request().await.target, encoded);
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use super::in_front_of;
 use crate::support::{Answer, Gate, Seen, Upstream};
 
+const ONE: &str = "HTTP/1.1 200 OK\r\nX-Upstream: 1\r\nContent-Length: 3\r\n\r\none";
 const GET: &str = "GET /x HTTP/1.1\r\nHost: gw\r\n\r\n";
 
 #[tokio::test]
@@ -180,7 +181,7 @@ async fn bytes_that_nobody_asked_for_end_a_kept_connection() {
     assert_eq!(client.exchange("GET /second HTTP/1.1\r\nHost: gw\r\n\r\n").await.text(), "fine");
     // And bytes that came glued to the answer are never taken for the next one.
     let upstream = Upstream::scripted(|seen| match seen.target.as_str() {
-        "/first" => Answer::ok("one").then("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned"),
+        "/first" => Answer::raw(format!("{ONE}HTTP/1.1 200 OK\r\nX-Upstream: 1\r\nContent-Length: 8\r\n\r\npoisoned")),
         _ => Answer::ok("fine"),
     })
     .await;

@@ -112,10 +112,9 @@ async fn without_hiding_each_state_of_an_account_has_its_own_answer() {
 }
 
 #[tokio::test]
-async fn a_weak_password_is_rejected_before_and_after_it_matters() {
+async fn a_weak_password_is_rejected() {
     let gate = with_own_pool("").await;
-    for password in ["short-1A", "alllowercase-1", "ALLUPPERCASE-1", "NoDigits-here", "NoSymbols1"].into_iter().skip(1)
-    {
+    for password in ["Short-1", "alllowercase-1", "ALLUPPERCASE-1", "NoDigits-here", "NoSymbols1"] {
         let user = json!({"username": "weak", "password": password, "email": "w@example.com"});
         gate.post_json("/auth/register", &user).await.expect(400, "password_rejected");
     }

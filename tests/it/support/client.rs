@@ -108,7 +108,6 @@ impl Client {
 
     /// Reads some more. False: the end, clean or not.
     async fn fill(&mut self) -> bool {
-        // Not into an array of the future's own: every test's future would be as large.
         self.pending.reserve(16 * 1024);
         soon("bytes or the end", self.stream.read_buf(&mut self.pending)).await.is_ok_and(|read| read > 0)
     }

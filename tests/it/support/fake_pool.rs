@@ -122,11 +122,10 @@ impl KeyEndpoint {
 }
 
 async fn answer(mut stream: TcpStream, mode: Arc<Mutex<KeyMode>>, fetches: Arc<watch::Sender<usize>>) {
-    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    let mut bytes = Vec::new();
     while !is_whole(&bytes) {
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+        if !stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+            return;
         }
     }
     fetches.send_modify(|count| *count += 1);
@@ -139,7 +138,7 @@ async fn answer(mut stream: TcpStream, mode: Arc<Mutex<KeyMode>>, fetches: Arc<w
             (200, String::new(), json!({ "keys": keys }).to_string().into_bytes())
         }
         KeyMode::Hang => {
-            let _until_it_gives_up = stream.read(&mut buffer).await.is_ok();
+            let _until_it_gives_up = stream.read_buf(&mut bytes).await.is_ok();
             return;
         }
     };

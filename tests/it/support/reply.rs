@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// Header or trailer fields in order, with names in lower case.
+pub(crate) type Fields = Vec<(String, String)>;
+
 /// How a reply's body was delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -20,10 +23,9 @@ pub(crate) enum Framing {
 pub(crate) struct Reply {
     pub(crate) version: String,
     pub(crate) status: u16,
-    /// In order, with names in lower case.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Fields,
     pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Vec<(String, String)>,
+    pub(crate) trailers: Fields,
     pub(crate) framing: Framing,
     /// Statuses of the 1xx replies before this one.
     pub(crate) interim: Vec<u16>,
@@ -157,7 +159,7 @@ pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-fn parse_head(head: &str) -> (String, u16, Vec<(String, String)>) {
+fn parse_head(head: &str) -> (String, u16, Fields) {
     let mut lines = head.trim_end_matches("\r\n").split("\r\n");
     let status_line = lines.next().unwrap_or_default();
     let mut words = status_line.splitn(3, ' ');

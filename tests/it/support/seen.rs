@@ -1,5 +1,7 @@
 //! A request as it arrived at an upstream, and what no gateway may send there.
 
+use super::reply::Fields;
+
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -7,10 +9,9 @@ pub(crate) struct Seen {
     pub(crate) connection: usize,
     pub(crate) method: String,
     pub(crate) target: String,
-    /// In order, with names in lower case.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Fields,
     pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Vec<(String, String)>,
+    pub(crate) trailers: Fields,
     /// Every byte of it.
     pub(crate) raw: Vec<u8>,
 }
