@@ -85,6 +85,17 @@ pub fn vet(head: &[u8], limits: HeadLimits) -> Result<Framing, Refusal> {
     framing(request.version == Some(1), request.headers)
 }
 
+/// Checks what there is of a head. hyper parses the first piece of one at once and all others only
+/// when it is complete; where it finds a mistake, it answers by itself, with no body and no access line.
+fn check_beginning(piece: &[u8]) -> Result<(), Refusal> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    match httparse::Request::new(&mut headers).parse(piece) {
+        Ok(_) => Ok(()),
+        Err(httparse::Error::TooManyHeaders) => Err(Refusal::HeadTooLarge),
+        Err(error) => Err(Refusal::Malformed(name_of(error))),
+    }
+}
+
 /// Origin form, absolute form, or `*` with OPTIONS (RFC 9112 §3.2); CONNECT keeps its authority.
 fn check_target(method: &str, target: &str) -> Result<(), Refusal> {
     if target.len() > MAX_TARGET {
@@ -243,6 +254,9 @@ impl Tracker {
         let before = self.partial.len();
         self.partial.extend_from_slice(bytes);
         let Some(end) = head_end(&self.partial, before.saturating_sub(3)) else {
+            if before == 0 {
+                check_beginning(bytes)?;
+            }
             return if self.partial.len() > self.limits.bytes { Err(self.too_large()) } else { Ok(bytes.len()) };
         };
         let framing = vet(self.partial.get(..end).unwrap_or_default(), self.limits)?;
@@ -418,6 +432,20 @@ mod tests {
             let mut tracker = Tracker::new(LIMITS);
             let refused = b"\rGET ".chunks(size).find_map(|piece| tracker.feed(piece).err());
             assert_eq!(refused, Some((0, Refusal::Malformed("line_end"))), "hyper would refuse it without a word");
+        }
+    }
+
+    #[test]
+    fn a_mistake_in_the_first_piece_of_a_head_is_found_before_hyper_finds_it() {
+        for (piece, reason) in
+            [("GET / HTX", "version"), ("GET\0", "request_line"), ("GET / HTTP/1.1\r\nX : y", "header_name")]
+        {
+            let refused = Tracker::new(LIMITS).feed(piece.as_bytes());
+            assert_eq!(refused, Err((0, Refusal::Malformed(reason))), "{piece:?}");
+        }
+        for end in 1..20 {
+            let piece = "GET / HTTP/1.1\r\nHost".get(..end).unwrap();
+            assert_eq!(Tracker::new(LIMITS).feed(piece.as_bytes()), Ok(()), "{piece:?}");
         }
     }
 
