@@ -200,11 +200,6 @@ impl App {
         pool.embedded.as_ref().map(|embedded| embedded.address)
     }
 
-    /// The runtime of everything that is not a request.
-    pub fn control(&self) -> Option<&runtime::Handle> {
-        self.control.as_ref().map(|control| &control.handle)
-    }
-
     /// Finishes open requests, for at most the configured time or until `hurry` says something;
     /// then cuts what is left.
     pub fn shutdown(mut self, hurry: &Receiver<()>) -> Ended {

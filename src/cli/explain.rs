@@ -210,7 +210,24 @@ fn rule_text(access: &Access) -> String {
         Access::Public => "public: everybody may pass, credentials are not looked at".to_owned(),
         Access::Optional => "optional: no credential, or a good one".to_owned(),
         Access::Required(rule) if *rule == Rule::default() => "required: a verified token".to_owned(),
-        Access::Required(rule) => format!("required: a verified token with {rule:?}"),
+        Access::Required(rule) => {
+            let mut wants = Vec::new();
+            let mut want = |what: &str, list: &[String]| {
+                if !list.is_empty() {
+                    wants.push(format!("{what} {}", list.join(", ")));
+                }
+            };
+            want("any of the groups", &rule.groups);
+            want("the scopes", &rule.scopes);
+            for (claim, values) in &rule.claims {
+                want(&format!("{claim} as any of"), values);
+            }
+            want("of pool", rule.pool.as_deref().map(str::to_owned).as_slice());
+            want("of a client of", rule.clients.as_deref().unwrap_or_default());
+            let uses = rule.token_use.iter().flatten().map(|token_use| token_use.as_str().to_owned());
+            want("of the kind", &uses.collect::<Vec<_>>());
+            format!("required: a verified token with {}", wants.join("; "))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Color, exit, load};
 use crate::app::{App, Ended, Options, StartError};
@@ -36,11 +36,9 @@ fn serve(config: Config) -> Result<Ended, Box<dyn std::error::Error>> {
     let access_log = if config.log.access { Sink::Stdout(config.log.format) } else { Sink::Off };
     let show_banner = config.log.format != LogFormat::Json && io::stderr().is_terminal()
         || config.pools.iter().any(|pool| pool.embedded.is_some());
-    let (signals, heard) = sync_channel(4);
+    // Before anything can be asked to be finished: a signal in between would end the process at once.
+    let heard = hear_signals()?;
     let app = App::start(config, Options { access_log, log_level: Some(log_level), ..Options::default() })?;
-    if let Some(control) = app.control() {
-        control.spawn(listen(signals));
-    }
     if show_banner {
         io::stderr().write_all(banner(&app, Color::of_stderr()).as_bytes())?;
     } else {
@@ -51,7 +49,7 @@ fn serve(config: Config) -> Result<Ended, Box<dyn std::error::Error>> {
 
 /// Waits for the first signal, then for the drain or the second one.
 fn wait(app: App, heard: &Receiver<()>) -> Ended {
-    // The sender lives on the control runtime; when that is gone, it is time to stop as well.
+    // Without anybody who listens for signals it is time to stop as well.
     heard.recv().unwrap_or_default();
     tracing::info!(drain = ?app.config().server.drain, "stopping; once more to stop at once");
     let ended = app.shutdown(heard);
@@ -59,19 +57,31 @@ fn wait(app: App, heard: &Receiver<()>) -> Ended {
     ended
 }
 
-/// Passes on every request to stop.
-async fn listen(signals: SyncSender<()>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be heard: the process can only be killed");
-        return std::future::pending().await;
+/// Listens for signals on a thread of its own. Every request to stop comes out of the channel.
+fn hear_signals() -> io::Result<Receiver<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (requests, heard) = sync_channel(4);
+    let signals = {
+        let _inside = runtime.enter();
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal)
     };
+    let [terminate, interrupt, hangup] = signals;
+    let listening = listen(terminate?, interrupt?, hangup?, requests);
+    std::thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(listening))?;
+    Ok(heard)
+}
+
+async fn listen(mut terminate: Signal, mut interrupt: Signal, mut hangup: Signal, requests: SyncSender<()>) {
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {
+                tracing::warn!("this version does not read its configuration again: restart it");
+                continue;
+            }
         }
-        if signals.try_send(()).is_err() {
+        if requests.try_send(()).is_err() {
             return;
         }
     }

@@ -166,7 +166,7 @@ impl Pool {
     }
 }
 
-/// Where a key set is below its issuer (cognito-api.md §6.2).
+/// Where a key set is below its issuer (Cognito developer guide, "Verifying JSON web tokens").
 pub(crate) const JWKS_PATH: &str = "/.well-known/jwks.json";
 
 /// A user pool id, `<region>_<suffix>`.

@@ -34,6 +34,8 @@ pub enum HostError {
 /// # Errors
 /// When they do not, or when either is not a host with an optional port.
 pub fn effective_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<EffectiveHost<'a>, HostError> {
+    let scheme_port = if uri.scheme() == Some(&uri::Scheme::HTTPS) { 443 } else { 80 };
+    let normal_name = |text| normal_name(text, scheme_port);
     let header = single(headers, &header::HOST).map_err(|_repeated| HostError::Repeated)?;
     let from_header = header.map(|value| normal_name(value.to_str().unwrap_or_default())).transpose()?;
     let from_target = uri.authority().map(uri::Authority::as_str).map(normal_name).transpose()?;
@@ -48,8 +50,8 @@ pub fn effective_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Effect
     }
 }
 
-/// Name in normal form, and port.
-fn normal_name(text: &str) -> Result<(Cow<'_, str>, Option<u16>), HostError> {
+/// Name in normal form, and the port if it is not the scheme's own (RFC 9110 §4.2.3).
+fn normal_name(text: &str, scheme_port: u16) -> Result<(Cow<'_, str>, Option<u16>), HostError> {
     let end = if text.starts_with('[') {
         text.find(']').map_or(0, |at| at + 1)
     } else {
@@ -80,7 +82,7 @@ fn normal_name(text: &str) -> Result<(Cow<'_, str>, Option<u16>), HostError> {
     } else {
         Cow::Borrowed(name)
     };
-    Ok((name, port))
+    Ok((name, port.filter(|port| *port != scheme_port)))
 }
 
 #[cfg(test)]
@@ -123,6 +125,9 @@ mod tests {
     fn target_and_header_have_to_agree() {
         assert_eq!(host("http://App.example/x", &["app.example"]).as_deref(), Ok("app.example"));
         assert_eq!(host("https://public.example/", &["admin.example"]), Err(HostError::Contradiction));
+        assert_eq!(host("http://a:80/", &["a"]).as_deref(), Ok("a"));
+        assert_eq!(host("https://a/", &["a:443"]).as_deref(), Ok("a"));
+        assert_eq!(host("http://a/", &["a:443"]), Err(HostError::Contradiction));
         assert_eq!(host("http://a:81/", &["a:82"]), Err(HostError::Contradiction));
         assert_eq!(host("http://u@a/", &["a"]), Err(HostError::Malformed));
         assert_eq!(host("http://a/", &[]).as_deref(), Ok("a"), "HTTP/1.0");

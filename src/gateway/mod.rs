@@ -154,7 +154,10 @@ impl Worker {
             continue_names(record, head);
         }
         if request.method() == Method::CONNECT {
-            return Err(Problem { close: true, ..Problem::from(Code::MethodNotAllowed).because("connect") });
+            let refused = Problem::from(Code::MethodNotAllowed).because("connect");
+            // RFC 9110 §15.5.6 asks for a list, although no resource is meant.
+            let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+            return Err(Problem { close: true, allow, ..refused });
         }
         let host = effective_host(request.uri(), head)?;
         let path = path::normalize(request.uri().path())?;

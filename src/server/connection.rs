@@ -95,15 +95,21 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
         Some(Expired::Head) => Some(Refusal::HeadTimeout),
         _ => meter.refusal(),
     };
-    let mut stream = connection.into_parts().io.into_inner().into_inner();
+    let guarded = connection.into_parts().io.into_inner();
+    let is_sending = guarded.in_body() && expired.is_none();
+    let mut stream = guarded.into_inner();
+    // Whether the client still takes it is its own affair.
     if let Some(refusal) = refusal {
-        // Whether the client still takes it is its own affair.
         let told = timeout(LINGER, send_last(&mut stream, service.refuse(&client, refusal))).await;
         tracing::debug!(?refusal, told = told.is_ok(), "refused before there was a request");
+    } else if is_sending {
+        // It was answered before the end of its body, with a 401 or 413 for instance.
+        let read = timeout(LINGER, drain(&mut stream)).await;
+        tracing::debug!(read = read.is_ok(), "answered before the end of the request");
     }
 }
 
-/// How long a client may take to read a last answer.
+/// How long a client may take to read a last answer, and to stop sending.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Runs a connection to its end; says so when it ended because something took too long.
@@ -196,15 +202,14 @@ where
     bytes.extend_from_slice(&body);
     stream.write_all(&bytes).await?;
     stream.shutdown().await?;
-    // Closing with unread bytes would reset the connection and take the answer with it.
+    drain(stream).await
+}
+
+/// Reads what the client still sends, up to its end: closing with unread bytes would reset the
+/// connection, and many a client would lose the answer with it (RFC 9112 §9.6).
+async fn drain<I: AsyncRead + Unpin>(stream: &mut I) -> io::Result<()> {
     let mut rest = [0; 4096];
-    let mut left = 64 * 1024_usize;
-    while left > 0 {
-        match stream.read(&mut rest).await? {
-            0 => break,
-            read => left = left.saturating_sub(read),
-        }
-    }
+    while stream.read(&mut rest).await? > 0 {}
     Ok(())
 }
 
@@ -217,7 +222,7 @@ mod tests {
     use super::*;
     use crate::http::Body as OurBody;
 
-    /// Answers every request with its body (`/slow` after 30 s), and refusals with their names.
+    /// Answers every request with its body (`/slow` after 30 s, `/early` without it), and refusals with their names.
     struct Echo {
         seen: Cell<usize>,
     }
@@ -233,6 +238,9 @@ mod tests {
             let mut response = Response::new(OurBody::Empty);
             if request.uri().path() == "/slow" {
                 tokio::time::sleep(Duration::from_secs(30)).await;
+            }
+            if request.uri().path() == "/early" {
+                return response;
             }
             match request.into_body().collect().await {
                 Ok(body) => *response.body_mut() = body.to_bytes().into(),
@@ -363,6 +371,23 @@ mod tests {
             client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").await.unwrap();
             assert!(read_all(&mut client).await.ends_with("the body stalled"));
             assert_eq!(begin.elapsed().as_secs(), 60);
+        });
+    }
+
+    #[test]
+    fn a_client_that_is_answered_before_the_end_of_its_body_gets_to_send_on_for_a_while() {
+        run(async {
+            let (mut client, _switch, task) = start();
+            client.write_all(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n").await.unwrap();
+            let mut sent = 0;
+            while client.write_all(&[b'x'; 60_000]).await.is_ok() && sent < 20 {
+                sent += 1;
+            }
+            assert_eq!(sent, 20, "nobody reads what is sent");
+            assert!(read_all(&mut client).await.starts_with("HTTP/1.1 200 OK"));
+            let begin = Instant::now();
+            task.await.unwrap();
+            assert_eq!(begin.elapsed(), LINGER, "it ends although the client does not");
         });
     }
 

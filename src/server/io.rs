@@ -168,6 +168,11 @@ impl<S> Guarded<S> {
         Rc::clone(&self.meter)
     }
 
+    /// Whether the client is in the middle of a body.
+    pub(crate) fn in_body(&self) -> bool {
+        self.tracker.in_body()
+    }
+
     pub(crate) fn into_inner(self) -> S {
         self.stream
     }

@@ -6,7 +6,7 @@ mod memory;
 
 pub use memory::Memory;
 
-/// Which claim a revocation goes by (cognito-api.md §6: `origin_jti` names a whole sign-in, `jti`
+/// Which claim a revocation goes by (Cognito developer guide: `origin_jti` names a whole sign-in, `jti`
 /// one token of it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

@@ -1,4 +1,4 @@
-//! What a Cognito token says, with types (cognito-api.md §6.3).
+//! What a Cognito token says, with types (Cognito developer guide, "Understanding user pool JSON web tokens").
 //!
 //! A claim that is there with the wrong type is an error, never an absent claim. Nothing here is
 //! compared with the clock or the configuration.
@@ -143,7 +143,7 @@ fn single(audience: Option<Vec<&str>>) -> Result<Option<&str>, Reason> {
 }
 
 /// A NumericDate. Cognito sends whole seconds; fractions, negative and far numbers are refused, so
-/// that no later arithmetic can wrap (security-lessons.md 21).
+/// that no later arithmetic can wrap.
 fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<i64>, Reason> {
     match claims.get(name) {
         None => Ok(None),
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn dates_are_whole_seconds_that_a_calendar_can_show() {
-        // security-lessons.md 21: each of these has let an expired token live in some product.
+        // Each of these has let an expired token live in some product.
         let bad = [
             json!("4102444800"),
             json!(-1),

@@ -25,7 +25,7 @@ use self::jwks::{Key, KeySet, Keys, NoKey};
 use crate::clock::Timestamp;
 use crate::config;
 
-/// Cognito's longest token lifetime (cognito-api.md §6.4).
+/// Cognito's longest token lifetime: `AccessTokenValidity` in the Cognito API reference.
 const MAX_LIFETIME_SECONDS: i64 = 24 * 60 * 60;
 
 /// Declares the reasons with their words.

@@ -178,7 +178,7 @@ fn the_signature_is_checked_before_the_claims_are_believed() {
 
 #[test]
 fn claims_have_their_types_also_when_they_are_signed() {
-    // security-lessons.md 21: jsonwebtoken before 10.3 took a text in `nbf` for an absent claim.
+    // CVE-2026-25537: jsonwebtoken before 10.3 took a text in `nbf` for an absent claim.
     for (name, value) in [
         ("nbf", json!("4102444800")),
         ("exp", json!(1e300)),

@@ -82,22 +82,6 @@ fn nothing_reaches_an_upstream_but_through_the_one_door() {
     assert_eq!(callers.into_iter().collect::<Vec<_>>(), ["access/identity.rs"]);
 }
 
-#[test]
-fn the_documented_codes_are_the_codes_there_are() {
-    let docs = std::fs::read_to_string(root().join("docs/HTTP.md")).unwrap();
-    let coded: BTreeSet<String> = portcullis::problem::Code::ALL.iter().map(|code| code.as_str().to_owned()).collect();
-    for code in portcullis::problem::Code::ALL {
-        let row = docs.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{}`", code.as_str())));
-        let row = row.unwrap_or_else(|| panic!("{} is not documented", code.as_str()));
-        assert!(row.contains(code.status().as_str()), "{}: {row}", code.as_str());
-    }
-    // The first cell of a row of the code tables is a code that exists.
-    let rows = docs.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(word, _)| word));
-    let is_code = |word: &&str| word.contains('_') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    let unknown: Vec<&str> = rows.filter(is_code).filter(|word| !coded.contains(*word)).collect();
-    assert!(unknown.is_empty(), "documented, but not there: {unknown:?}");
-}
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

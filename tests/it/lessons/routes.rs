@@ -168,6 +168,7 @@ async fn lesson_10_host_disagreement_and_request_line_tricks() {
         "GET /public/x HTTP/1.1\r\nHost: a b\r\n\r\n",
         "GET /public/x HTTP/1.1\r\nHost: gw/x\r\n\r\n",
         "GET /public/x HTTP/1.1\r\nHost: user@gw\r\n\r\n",
+        "GET http://user@gw/public/x HTTP/1.1\r\nHost: gw\r\n\r\n",
         "GET /public/x HTTP/1.1\r\nHost: gw:99999\r\n\r\n",
         "GET /admin? HTTP/1.1 /public/x HTTP/1.1\r\nHost: gw\r\n\r\n",
         "GET /public/x HTTP/1.1 \r\nHost: gw\r\n\r\n",
