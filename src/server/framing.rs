@@ -17,6 +17,8 @@ pub(crate) const MAX_HEADERS: usize = 256;
 const MAX_CHUNK_EXTENSION: usize = 256;
 /// All trailer lines of one body together.
 const MAX_TRAILERS: usize = 8 * 1024;
+/// What a trailer line counts for besides its bytes: with it there are fewer lines than hyper takes.
+const TRAILER_LINE: usize = 32;
 
 /// Why a request is refused before it is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,8 +191,9 @@ enum Chunk {
     DataCr,
     /// The line feed behind the data.
     DataLf,
-    /// A byte of the trailers. `line` is the length of the current line.
-    Trailer { total: usize, line: usize },
+    /// A byte of the trailers. `line` is the length of the current line, `named` whether it has had
+    /// its colon.
+    Trailer { total: usize, line: usize, named: bool },
     /// The line feed that ends a trailer line, or the body if that line was empty.
     TrailerLf { total: usize, line: usize },
 }
@@ -312,18 +315,32 @@ fn next_chunk_state(chunk: Chunk, byte: u8) -> Option<State> {
         (Chunk::Extension { size, length: length @ 0..MAX_CHUNK_EXTENSION }, b'\t' | 0x20..=0x7e) => {
             Chunk::Extension { size, length: length + 1 }
         }
-        (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::Trailer { total: 0, line: 0 },
+        (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::Trailer { total: 0, line: 0, named: false },
         (Chunk::SizeLf { size }, b'\n') => Chunk::Data { left: size },
         (Chunk::DataCr, b'\r') => Chunk::DataLf,
         (Chunk::DataLf, b'\n') => Chunk::Size { size: 0, digits: 0 },
-        (Chunk::Trailer { total, line }, b'\r') => Chunk::TrailerLf { total, line },
-        (Chunk::Trailer { total: total @ 0..MAX_TRAILERS, line }, b'\t' | 0x20..=0x7e | 0x80..) => {
-            Chunk::Trailer { total: total + 1, line: line + 1 }
+        (Chunk::Trailer { total, line: 0, .. }, b'\r') => Chunk::TrailerLf { total, line: 0 },
+        (Chunk::Trailer { total, line, named: true }, b'\r') => Chunk::TrailerLf { total, line },
+        (Chunk::Trailer { total, line: line @ 1.., named: false }, b':') => {
+            Chunk::Trailer { total, line: line + 1, named: true }
+        }
+        (Chunk::Trailer { total: total @ 0..MAX_TRAILERS, line, named: false }, byte) if is_token(byte) => {
+            let more = if line == 0 { TRAILER_LINE } else { 1 };
+            Chunk::Trailer { total: total + more, line: line + 1, named: false }
+        }
+        (Chunk::Trailer { total: total @ 0..MAX_TRAILERS, line, named: true }, b'\t' | 0x20..=0x7e | 0x80..) => {
+            Chunk::Trailer { total: total + 1, line: line + 1, named: true }
         }
         (Chunk::TrailerLf { line: 0, .. }, b'\n') => return Some(State::Head),
-        (Chunk::TrailerLf { total, .. }, b'\n') => Chunk::Trailer { total, line: 0 },
+        (Chunk::TrailerLf { total, .. }, b'\n') => Chunk::Trailer { total, line: 0, named: false },
         _ => return None,
     }))
+}
+
+/// A character of a header's name (RFC 9110 §5.6.2).
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 /// The index behind the empty line that ends a head, looking from `from` on. A line feed alone also
@@ -478,6 +495,12 @@ mod tests {
             ";x\r\n",
             "3;a\x01\r\nabc\r\n",
             "0\r\nX: y\n\r\n",
+            "0\r\nGET / HTTP/1.1\r\n\r\n",
+            "0\r\n: y\r\n\r\n",
+            "0\r\nX : y\r\n\r\n",
+            "0\r\nX: y\r\n folded\r\n\r\n",
+            "0\r\nX\r\n\r\n",
+            &"0\r\n".chars().chain("a:\r\n".repeat(300).chars()).collect::<String>(),
             &long,
             &trailers,
         ] {
