@@ -125,10 +125,15 @@ def listens(port):
 
 
 def node(story, script, *arguments):
-    """Runs a script of js/ and passes its steps on: a line `ok TEXT` each, and a non-zero exit at a failure."""
+    """Runs a script of js/ as steps."""
+    path = pathlib.Path(__file__).parent / "js" / script
+    run_steps(story, ["node", str(path), *map(str, arguments)], script)
+
+
+def run_steps(story, command, label):
+    """Runs a program that prints a line `ok TEXT` for each step and ends with a non-zero exit code at a failure."""
     done = subprocess.run(
-        ["node", str(pathlib.Path(__file__).parent / "js" / script), *[str(a) for a in arguments]],
-        capture_output=True, text=True, timeout=PATIENCE, cwd=story.folder,
+        command, capture_output=True, text=True, timeout=PATIENCE, cwd=story.folder, stdin=subprocess.DEVNULL
     )
     for line in done.stdout.splitlines():
         if line.startswith("ok "):
@@ -136,6 +141,6 @@ def node(story, script, *arguments):
                 pass
         else:
             print(f"         {line}")
-    with story.step(f"{script} ends well"):
+    with story.step(f"{label}: all of it"):
         assert done.returncode == 0, done.stderr[-4000:]
         assert "ok " in done.stdout, "it reported no step"
