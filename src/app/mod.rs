@@ -20,9 +20,9 @@ use crate::config::{self, Config};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
 use crate::server::{ConnectionLimits, Lifecycle, Patience, Workers, bind};
-use crate::telemetry::LogLevel;
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{LAST_LINES, LogLevel};
 use build::Parts;
 
 /// What a process decides about a gateway besides its configuration.
@@ -105,9 +105,6 @@ pub struct App {
 
 /// The number of the configuration: the one that the process started with.
 const GENERATION: u64 = 1;
-
-/// How long the last access lines may take to be written.
-const LAST_LINES: Duration = Duration::from_secs(2);
 
 impl App {
     /// Binds every address, starts everything, and waits a while for the keys.

@@ -32,7 +32,8 @@ pub fn run(path: &Path) -> u8 {
 }
 
 fn serve(config: Config) -> Result<Ended, Box<dyn std::error::Error>> {
-    let log_level = telemetry::init(&config.log)?;
+    let log = telemetry::init(&config.log)?;
+    let log_level = log.level.clone();
     let access_log = if config.log.access { Sink::Stdout(config.log.format) } else { Sink::Off };
     let show_banner = config.log.format != LogFormat::Json && io::stderr().is_terminal()
         || config.pools.iter().any(|pool| pool.embedded.is_some());

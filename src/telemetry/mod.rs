@@ -5,20 +5,24 @@
 pub mod access_log;
 pub mod metrics;
 pub mod trace;
+mod writer;
 
 use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{Level, Subscriber};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 
+use self::writer::Writer as LineWriter;
 use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 
@@ -28,18 +32,66 @@ pub enum Error {
     /// `init` can be called once in a process.
     #[error("the log is open already")]
     AlreadyOpen,
+    /// The thread that writes it could not be started.
+    #[error("the log's thread could not be started")]
+    Thread(#[source] io::Error),
 }
 
-/// Opens the process's log as the config says, on standard error.
+/// Opens the process's log as the config says, on standard error. Nobody who logs waits for whoever
+/// reads there: lines that find no room are lost.
 ///
 /// # Errors
-/// When it is open already.
-pub fn init(log: &Log) -> Result<LogLevel, Error> {
+/// When it is open already, or its thread cannot be started.
+pub fn init(log: &Log) -> Result<OpenLog, Error> {
     let terminal = io::stderr().is_terminal();
     let looks = Looks { text: is_text(log.format, terminal), color: terminal };
-    let (subscriber, level) = subscriber(log.level, looks, BoxMakeWriter::new(io::stderr));
+    // What cannot be written cannot be complained about in the log either.
+    let writer = LineWriter::start("log", Box::new(io::stderr()), |_lines, _error| {}).map_err(Error::Thread)?;
+    let writer = Arc::new(writer);
+    let out = BoxMakeWriter::new(LogLines(Arc::clone(&writer)));
+    let (subscriber, level) = subscriber(log.level, looks, out);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| Error::AlreadyOpen)?;
-    Ok(level)
+    Ok(OpenLog { level, writer })
+}
+
+/// The open log. Dropping it writes what is pending and ends it.
+#[derive(Debug)]
+pub struct OpenLog {
+    /// Its level.
+    pub level: LogLevel,
+    writer: Arc<LineWriter>,
+}
+
+impl Drop for OpenLog {
+    fn drop(&mut self) {
+        self.writer.close(LAST_LINES);
+    }
+}
+
+/// How long the last lines may take to be written.
+pub const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Where tracing writes its lines: each in one piece.
+struct LogLines(Arc<LineWriter>);
+
+impl<'a> MakeWriter<'a> for LogLines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl io::Write for LogLines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // A line that finds no room is lost; to wait for room could stop the gateway.
+        let _room: bool = self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The log's level, which can be changed while it is open.

@@ -7,7 +7,6 @@
 //! The record has no field for a token, a cookie, a body or a query string.
 
 mod line;
-mod writer;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal};
@@ -25,9 +24,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use self::writer::Writer;
 use super::metrics::{Metrics, RouteMetrics};
 use super::trace::{RequestId, TraceContext};
+use super::writer::Writer;
 use crate::clock::Timestamp;
 use crate::config::LogFormat;
 use crate::http::first;
@@ -85,7 +84,13 @@ impl AccessLog {
             Sink::Lines(sender) => Output::Lines(sender),
             Sink::Stdout(format) => Output::Writer {
                 text: super::is_text(format, io::stdout().is_terminal()),
-                writer: Writer::start(Box::new(io::stdout()), metrics.access_log_dropped.clone())?,
+                writer: {
+                    let dropped = metrics.access_log_dropped.clone();
+                    Writer::start("access-log", Box::new(io::stdout()), move |lines, error| {
+                        dropped.inc_by(lines);
+                        tracing::warn!(%error, lines, "access lines could not be written");
+                    })?
+                },
             },
         };
         Ok(Self::new(output, metrics))

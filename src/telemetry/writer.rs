@@ -1,14 +1,12 @@
-//! The one thread that writes access lines.
+//! A thread that writes lines, so that nobody else waits for whoever reads them.
 //!
-//! Workers append to a shared buffer under a lock that is held for a copy of one line; the thread
+//! Everybody else appends to a shared buffer under a lock that is held for a copy of one line; the thread
 //! takes the whole buffer at once. It lets lines gather for a moment, so that a busy gateway pays
 //! for a wake-up and a write a few dozen times a second and not for every request.
 
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use crate::telemetry::metrics::Count;
 
 /// Bytes that may wait for the thread. What comes on top is dropped.
 const MOST: usize = 4 << 20;
@@ -39,11 +37,15 @@ struct Pending {
 }
 
 impl Writer {
-    /// Starts the thread. Lines that `out` does not take are counted in `dropped`.
-    pub(super) fn start(out: Box<dyn Write + Send>, dropped: Count) -> std::io::Result<Self> {
+    /// Starts a thread of that name. `lost` is told of lines that `out` does not take.
+    pub(super) fn start(
+        name: &str,
+        out: Box<dyn Write + Send>,
+        lost: impl Fn(u64, &std::io::Error) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let queue = Arc::<Queue>::default();
         let of_thread = queue.clone();
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || of_thread.drain(out, &dropped))?;
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || of_thread.drain(out, lost))?;
         Ok(Self(queue))
     }
 
@@ -88,13 +90,12 @@ impl Queue {
     }
 
     /// The thread's life.
-    fn drain(&self, mut out: Box<dyn Write + Send>, dropped: &Count) {
+    fn drain(&self, mut out: Box<dyn Write + Send>, lost: impl Fn(u64, &std::io::Error)) {
         let mut batch = Vec::new();
         loop {
             let (lines, closing) = self.take(&mut batch);
             if let Err(error) = out.write_all(&batch).and_then(|()| out.flush()) {
-                dropped.inc_by(lines);
-                tracing::warn!(%error, lines, "access lines could not be written");
+                lost(lines, &error);
             }
             batch.clear();
             if closing {
@@ -123,6 +124,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
     use super::*;
+    use crate::telemetry::metrics::Count;
 
     /// Takes a write only when somebody receives it: a reader who can be slow.
     struct Pipe(SyncSender<Vec<u8>>);
@@ -141,7 +143,12 @@ mod tests {
     fn pipe() -> (Writer, Receiver<Vec<u8>>, Count) {
         let (sender, receiver) = sync_channel(0);
         let dropped = Count::default();
-        (Writer::start(Box::new(Pipe(sender)), dropped.clone()).unwrap(), receiver, dropped)
+        let lost = dropped.clone();
+        let writer = Writer::start("test", Box::new(Pipe(sender)), move |lines, _| {
+            lost.inc_by(lines);
+        })
+        .unwrap();
+        (writer, receiver, dropped)
     }
 
     #[test]
