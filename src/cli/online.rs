@@ -76,7 +76,7 @@ fn connect(host: &str, port: u16) -> Result<(), String> {
     Err(last)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "devpool"))]
 mod tests {
     use std::net::TcpListener;
 

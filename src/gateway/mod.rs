@@ -1,7 +1,7 @@
 //! The request, on one page.
 //!
-//! [`Worker::handle`] cannot fail: it begins the record, turns a problem or a panic into an answer,
-//! and moves the record into it. [`Worker::respond`] is the way of a request from top to bottom.
+//! `handle` cannot fail: it begins the record, turns a problem or a panic into an answer,
+//! and moves the record into it. `respond` is the way of a request from top to bottom.
 
 pub mod host;
 mod panic;

@@ -55,6 +55,7 @@ fn the_file_may_name_issuers_and_the_key_set_itself() {
 }
 
 #[test]
+#[cfg(feature = "devpool")]
 fn an_embedded_pool_has_its_addresses_where_it_was_bound() {
     let lines =
         "id = \"eu-west-1_abc\"\nclient_id = \"c\"\nembedded = { address = \"127.0.0.1:0\", data = \"d/p.redb\" }";
