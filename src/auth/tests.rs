@@ -260,6 +260,7 @@ async fn without_hiding_every_reason_has_its_code_and_no_answer_waits() {
     fixture.auth.config.floor = Duration::from_secs(3600);
     for (path, error, expected) in [
         ("/login", "NotAuthorizedException|Incorrect username or password.", (401, "credentials_invalid")),
+        ("/login", "InvalidPasswordException|Invalid password", (401, "credentials_invalid")),
         ("/login", "UserNotConfirmedException|", (403, "account_unconfirmed")),
         ("/login", "PasswordResetRequiredException|", (403, "password_reset_required")),
         ("/login", "NotAuthorizedException|Password attempts exceeded", (429, "rate_limited")),
