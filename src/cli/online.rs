@@ -76,7 +76,8 @@ fn connect(host: &str, port: u16) -> Result<(), String> {
     Err(last)
 }
 
-#[cfg(all(test, feature = "devpool"))]
+#[cfg(test)]
+#[cfg(feature = "devpool")]
 mod tests {
     use std::net::TcpListener;
 

@@ -67,6 +67,9 @@ pub enum Lifecycle {
     Stopping,
 }
 
+/// Header lines that hyper takes without being told.
+const HYPER_HEADERS: usize = 100;
+
 /// Serves HTTP/1.1 (and 1.0) on a socket until either side ends it.
 pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     stream: I,
@@ -78,17 +81,21 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     let client = Rc::new(service.connected(info));
     let guarded = Guarded::new(stream, limits.head);
     let meter = guarded.meter();
-    let mut connection = http1::Builder::new()
+    let mut protocol = http1::Builder::new();
+    protocol
         .half_close(false)
         // Its timer for heads would also be the one for idle connections; the watchdog tells the two
         // apart and costs nothing per request.
         .header_read_timeout(None)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size((limits.head.bytes * 2).max(64 * 1024))
-        .serve_connection(
-            TokioIo::new(guarded),
-            service_fn(|request| exchange(Rc::clone(&service), Rc::clone(&client), Rc::clone(&meter), request)),
-        );
+        .max_buf_size((limits.head.bytes * 2).max(64 * 1024));
+    if limits.head.lines > HYPER_HEADERS {
+        // Told a number, hyper allocates room for so many with each request.
+        protocol.max_headers(MAX_HEADERS);
+    }
+    let mut connection = protocol.serve_connection(
+        TokioIo::new(guarded),
+        service_fn(|request| exchange(Rc::clone(&service), Rc::clone(&client), Rc::clone(&meter), request)),
+    );
     let draining = pin!(lifecycle.wait_for(|step| *step >= Lifecycle::Draining));
     let expired = watch_over(&mut connection, &meter, &limits.patience, draining).await;
     let refusal = match expired {

@@ -122,7 +122,7 @@ fn limits(section: &Section<'_>) -> Limits {
         request_head: section.positive_duration("request_head", Duration::from_secs(10)),
         idle: section.positive_duration("idle", Duration::from_secs(75)),
         head_size: usize::try_from(head_size).unwrap_or(usize::MAX),
-        headers: section.count("headers", 100, 1..=10_000),
+        headers: section.count("headers", 100, 1..=256),
         body: section.size("body").map(Spanned::into_inner).filter(|bytes| *bytes > 0),
         body_stall: section.positive_duration("body_stall", Duration::from_secs(60)),
     }
