@@ -113,6 +113,27 @@ pub const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
+/// Removes what `Connection` nominates (RFC 9110 §7.6.1).
+///
+/// Nominating an end-to-end header such as `Host` has no effect beyond removing it: what the gateway
+/// sets is set afterwards.
+pub fn remove_nominated(headers: &mut HeaderMap) {
+    let mut nominated = Vec::new();
+    for line in headers.get_all(header::CONNECTION) {
+        for token in line.as_bytes().split(|byte| *byte == b',') {
+            let token = token.trim_ascii();
+            // The usual ones are no headers, or one that is hop-by-hop by itself.
+            if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
+                continue;
+            }
+            nominated.extend(HeaderName::from_bytes(token));
+        }
+    }
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
 /// A header that must be there at most once was there more often.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than one {0} header")]

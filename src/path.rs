@@ -72,7 +72,11 @@ pub fn normalize(path: &str) -> Result<NormalPath<'_>, Ambiguity> {
     if !path.starts_with('/') {
         return Err(Ambiguity::NotAbsolute);
     }
-    let text = if path.bytes().all(is_plain) { Cow::Borrowed(path) } else { Cow::Owned(decode(path.as_bytes())?) };
+    if path.bytes().all(is_plain) {
+        check_segments(path)?;
+        return Ok(NormalPath { text: Cow::Borrowed(path), encoded_slash: false, lenient: None });
+    }
+    let text: Cow<'_, str> = Cow::Owned(decode(path.as_bytes())?);
     let encoded_slash = text.contains("%2F");
     let has_parameters = text.contains(';') || text.contains("%3B");
     let lenient = (encoded_slash || has_parameters).then(|| lenient_reading(&text));
@@ -85,8 +89,8 @@ pub fn normalize(path: &str) -> Result<NormalPath<'_>, Ambiguity> {
 
 /// No segment but the last is empty, and none is a dot segment.
 fn check_segments(path: &str) -> Result<(), Ambiguity> {
-    // Most paths have neither, and one search is cheaper than a walk over the segments.
-    if !path.contains("//") && !path.contains("/.") {
+    // Most paths have neither, and one look at each pair is cheaper than a walk over the segments.
+    if !path.as_bytes().windows(2).any(|pair| matches!(pair, b"//" | b"/.")) {
         return Ok(());
     }
     if path.contains("//") {

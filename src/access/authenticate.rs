@@ -68,7 +68,7 @@ impl Authenticator {
             // A key that was withdrawn may be back, and a stale set may be fresh again: ask anew.
             None | Some((Err(Error::KeysUnavailable | Error::Refused(Reason::UnknownKey)), _)) => {
                 self.misses.inc();
-                let verified = self.verifier.verify(token, now, KEY_WAIT).await?;
+                let verified = Box::pin(self.verifier.verify(token, now, KEY_WAIT)).await?;
                 let principal = Arc::new(self.prepare(verified));
                 self.cache.insert(token, Arc::clone(&principal), PRINCIPAL_BYTES);
                 principal
@@ -100,7 +100,8 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Ok(None);
     };
     let malformed = Refusal::Token(Error::Refused(Reason::Malformed));
-    let text = value.to_str().map_err(|_not_text| malformed)?;
+    // What else is no token is for the verifier to find out, once for each token.
+    let text = std::str::from_utf8(value.as_bytes()).ok().filter(|text| text.is_ascii()).ok_or(malformed)?;
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Refusal::Scheme);

@@ -57,7 +57,8 @@ impl Hop {
         // The effective host has only characters that may stand in a quoted string.
         let host_text = host.to_str().unwrap_or_default();
         let value = text_value(&format!("{};host=\"{host_text}\";proto=http", self.forwarded_for));
-        *memo = Some((host.clone(), value.clone()));
+        // A copy: the value that came in keeps the whole buffer alive that it was read into.
+        *memo = Some((text_value(host_text), value.clone()));
         value
     }
 }
@@ -79,56 +80,51 @@ pub struct Forwarded<'a> {
     pub trace: TraceContext,
 }
 
-/// The headers to set, read off the request before its own were removed.
-#[derive(Debug)]
-pub(super) struct ForwardedHeaders {
-    list: [(HeaderName, Option<HeaderValue>); 9],
+/// What a trusted proxy said, read off the request before it was removed. Nothing of a stranger.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    addresses: Option<HeaderValue>,
+    proto: Option<HeaderValue>,
+    host: Option<HeaderValue>,
+    port: Option<HeaderValue>,
+    forwarded: Option<HeaderValue>,
+    tracestate: Option<HeaderValue>,
 }
 
 impl Forwarded<'_> {
-    /// What to set, given what a trusted proxy may have said in `headers`.
-    pub(super) fn headers(&self, headers: &HeaderMap) -> ForwardedHeaders {
-        let host = self.host.cloned();
-        let forwarded = self.hop.forwarded(self.host);
-        let request_id = Some(self.request_id.header_value());
-        let traceparent = Some(self.trace.child().header_value());
-        let proto = HeaderValue::from_static("http");
-        let list = if self.trusted {
-            let said = |name: &HeaderName| first(headers, name).cloned();
-            [
-                (X_FORWARDED_FOR, Some(appended(headers, &X_FORWARDED_FOR, &self.hop.peer))),
-                (X_FORWARDED_PROTO, said(&X_FORWARDED_PROTO).or(Some(proto))),
-                (X_FORWARDED_HOST, said(&X_FORWARDED_HOST).or(host)),
-                (X_FORWARDED_PORT, said(&X_FORWARDED_PORT).or_else(|| Some(self.hop.port.clone()))),
-                (FORWARDED, Some(appended(headers, &FORWARDED, &forwarded))),
-                (X_REAL_IP, Some(ip_value(self.client))),
-                (X_REQUEST_ID, request_id),
-                (TRACEPARENT, traceparent),
-                (TRACESTATE, tracestate(headers)),
-            ]
-        } else {
-            [
-                (X_FORWARDED_FOR, Some(self.hop.peer.clone())),
-                (X_FORWARDED_PROTO, Some(proto)),
-                (X_FORWARDED_HOST, host),
-                (X_FORWARDED_PORT, Some(self.hop.port.clone())),
-                (FORWARDED, Some(forwarded)),
-                (X_REAL_IP, Some(self.hop.peer.clone())),
-                (X_REQUEST_ID, request_id),
-                (TRACEPARENT, traceparent),
-                (TRACESTATE, None),
-            ]
-        };
-        ForwardedHeaders { list }
+    /// What is to be continued of `headers`.
+    pub(super) fn said(&self, headers: &HeaderMap) -> Said {
+        if !self.trusted {
+            return Said::default();
+        }
+        let one = |name: &HeaderName| first(headers, name).cloned();
+        Said {
+            addresses: joined(headers, &X_FORWARDED_FOR),
+            proto: one(&X_FORWARDED_PROTO),
+            host: one(&X_FORWARDED_HOST),
+            port: one(&X_FORWARDED_PORT),
+            forwarded: joined(headers, &FORWARDED),
+            tracestate: tracestate(headers),
+        }
     }
-}
 
-impl ForwardedHeaders {
-    pub(super) fn set(self, headers: &mut HeaderMap) {
-        for (name, value) in self.list {
-            if let Some(value) = value {
-                headers.insert(name, value);
-            }
+    /// Sets the headers. None of them may be there any more.
+    pub(super) fn set(&self, said: Said, headers: &mut HeaderMap) {
+        let forwarded = self.hop.forwarded(self.host);
+        // A trusted peer's own address is not the client's.
+        let client = if self.trusted { ip_value(self.client) } else { self.hop.peer.clone() };
+        headers.insert(X_FORWARDED_FOR, appended(said.addresses, &self.hop.peer));
+        headers.insert(X_FORWARDED_PROTO, said.proto.unwrap_or(HeaderValue::from_static("http")));
+        if let Some(host) = said.host.or_else(|| self.host.cloned()) {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+        headers.insert(X_FORWARDED_PORT, said.port.unwrap_or_else(|| self.hop.port.clone()));
+        headers.insert(FORWARDED, appended(said.forwarded, &forwarded));
+        headers.insert(X_REAL_IP, client);
+        headers.insert(X_REQUEST_ID, self.request_id.header_value());
+        headers.insert(TRACEPARENT, self.trace.child().header_value());
+        if let Some(notes) = said.tracestate {
+            headers.insert(TRACESTATE, notes);
         }
     }
 }
@@ -137,19 +133,18 @@ impl ForwardedHeaders {
 /// Context §4.3), and is a list that may come in several lines (§3.3.1).
 fn tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
     let continued = first(headers, &TRACEPARENT).is_some_and(|value| TraceContext::parse(value.as_bytes()).is_ok());
-    let lines = headers.get_all(&TRACESTATE).iter().map(HeaderValue::as_bytes);
-    if continued { joined(lines) } else { None }
+    if continued { joined(headers, &TRACESTATE) } else { None }
 }
 
-/// The lines of a list header as one, with one more member.
-fn appended(headers: &HeaderMap, name: &HeaderName, member: &HeaderValue) -> HeaderValue {
-    let lines = headers.get_all(name).iter().chain([member]).map(HeaderValue::as_bytes);
-    joined(lines).unwrap_or_else(|| member.clone())
+/// A list with one more member.
+fn appended(list: Option<HeaderValue>, member: &HeaderValue) -> HeaderValue {
+    let longer = list.map(|list| HeaderValue::from_bytes(&[list.as_bytes(), member.as_bytes()].join(&b", "[..])));
+    longer.and_then(Result::ok).unwrap_or_else(|| member.clone())
 }
 
 /// The lines of a list header as one; `None` when there are none.
-fn joined<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<HeaderValue> {
-    let lines: Vec<&[u8]> = lines.collect();
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     if lines.is_empty() { None } else { HeaderValue::from_bytes(&lines.join(&b", "[..])).ok() }
 }
 
@@ -189,7 +184,7 @@ mod tests {
             trace: TraceContext::parse(PARENT.as_bytes()).unwrap(),
         };
         let mut headers = HeaderMap::new();
-        forwarded.headers(&map(lines)).set(&mut headers);
+        forwarded.set(forwarded.said(&map(lines)), &mut headers);
         headers
     }
 

@@ -16,7 +16,7 @@ use http_body::Body as HttpBody;
 use super::Permit;
 use super::forwarded::Forwarded;
 use crate::config::{self, ClaimSource};
-use crate::http::{Body, BodyError, HOP_BY_HOP};
+use crate::http::{Body, BodyError, HOP_BY_HOP, remove_nominated};
 use crate::token::Claims;
 use crate::upstream::{self, Connections, Exchange, Managed, Timing, Upstream};
 
@@ -105,7 +105,7 @@ pub fn stamp<B>(mut request: Request<B>, permit: &Permit, stamp: &Stamp<'_>) -> 
     // First of all what `Connection` nominates, so that nothing set below can be nominated away.
     remove_nominated(headers);
     // What trusted proxies said is read before it is removed.
-    let forwarded = stamp.forwarded.headers(headers);
+    let said = stamp.forwarded.said(headers);
     let unwanted: Vec<HeaderName> = headers
         .keys()
         .filter(|name| match **name {
@@ -118,7 +118,7 @@ pub fn stamp<B>(mut request: Request<B>, permit: &Permit, stamp: &Stamp<'_>) -> 
         headers.remove(name);
     }
     join_cookies(headers);
-    forwarded.set(headers);
+    stamp.forwarded.set(said, headers);
     if let Some(principal) = permit.principal() {
         for (name, value) in principal.headers.as_ref().map_err(Clone::clone)? {
             headers.insert(name.clone(), value.clone());
@@ -135,14 +135,14 @@ where
     ///
     /// # Errors
     /// When there is no answer that can be passed on.
-    pub async fn send(
+    pub fn send(
         self,
         upstream: &Arc<Upstream>,
         connections: &Rc<Connections<B>>,
-        exchange: Exchange<'_>,
+        exchange: &Exchange<'_>,
         timing: &mut Timing,
-    ) -> Result<Response<Body>, upstream::Error> {
-        upstream::forward(upstream, connections, self.request, exchange, timing).await
+    ) -> impl Future<Output = Result<Response<Body>, upstream::Error>> {
+        upstream::forward(upstream, connections, self.request, exchange, timing)
     }
 }
 
@@ -150,25 +150,6 @@ impl<B> Vetted<B> {
     /// The request as it would be sent, for `explain`.
     pub fn request(&self) -> &Request<B> {
         &self.request
-    }
-}
-
-/// RFC 9110 §7.6.1. Nominating an end-to-end header such as `Host` has no effect beyond removing it,
-/// and what the gateway sets is set afterwards.
-fn remove_nominated(headers: &mut HeaderMap) {
-    let mut nominated = Vec::new();
-    for line in headers.get_all(header::CONNECTION) {
-        for token in line.as_bytes().split(|byte| *byte == b',') {
-            let token = token.trim_ascii();
-            // The usual ones are no header names that anybody sends.
-            if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
-                continue;
-            }
-            nominated.extend(HeaderName::from_bytes(token));
-        }
-    }
-    for name in nominated {
-        headers.remove(name);
     }
 }
 

@@ -71,7 +71,9 @@ fn normal_name(text: &str, scheme_port: u16) -> Result<(Cow<'_, str>, Option<u16
     let is_literal = |text: &str| text.parse::<std::net::Ipv6Addr>().is_ok();
     let valid = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
         Some(literal) => is_literal(literal),
-        None => name.bytes().all(is_name) && !name.contains("..") && !name.starts_with('.'),
+        None => {
+            name.bytes().all(is_name) && !name.as_bytes().windows(2).any(|pair| pair == b"..") && !name.starts_with('.')
+        }
     };
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.is_empty() || !valid {

@@ -8,6 +8,7 @@ mod panic;
 pub mod route;
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -130,7 +131,10 @@ impl Worker {
     async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<RecordedBody<Body>> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
         let gateway = Arc::clone(self.snapshot.borrow_mut().load());
-        let answer = panic::caught(self.respond(&gateway, &client, request, &mut record)).await;
+        let answer = {
+            let answer = pin!(self.respond(&gateway, &client, request, &mut record));
+            panic::caught(answer).await
+        };
         let response = answer.unwrap_or_else(|_panic| {
             self.log.metrics().panics.inc();
             Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
@@ -168,7 +172,7 @@ impl Worker {
             let below = below.to_owned();
             record.route = Some(Arc::clone(auth.metrics_of(&below)));
             request.body_mut().count_into(record.count_in());
-            let mut response = auth.handle(request, &below, record.client).await?;
+            let mut response = Box::pin(auth.handle(request, &below, record.client)).await?;
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
             return Ok(response);
         }
@@ -220,7 +224,7 @@ impl Worker {
 
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };
-        Ok(vetted.send(upstream, &self.connections, exchange, &mut timing.timing).await?)
+        Ok(vetted.send(upstream, &self.connections, &exchange, &mut timing.timing).await?)
     }
 }
 

@@ -110,9 +110,9 @@ impl<R: Pattern> Routes<R> {
     /// The best match for one reading of a path.
     fn best(&self, host: &str, path: &str, method: &Method) -> Result<&R, Miss> {
         let mut other_methods = Vec::new();
-        let wildcards = std::iter::successors(Some(host), |name| name.split_once('.').map(|(_, parent)| parent))
+        let start = (!self.wildcard_hosts.is_empty()).then_some(host);
+        let wildcards = std::iter::successors(start, |name| name.split_once('.').map(|(_, parent)| parent))
             .skip(1)
-            .filter(|_| !self.wildcard_hosts.is_empty())
             .filter_map(|parent| self.wildcard_hosts.get(parent));
         let candidates = self.exact_hosts.get(host).into_iter().chain(wildcards).chain([&self.any_host]);
         for paths in candidates {

@@ -181,16 +181,18 @@ where
 }
 
 /// One request and its answer, with the connection marked busy from the first to the last.
-async fn exchange<S: Service>(
+///
+/// hyper keeps room for this future for as long as the connection lives, and moves it about: it is a
+/// small one, and what a request needs is given back with the request.
+fn exchange<S: Service>(
     service: Rc<S>,
     client: Rc<S::Client>,
     meter: Rc<Meter>,
     request: Request<Incoming>,
-) -> Result<Response<Answer<S::Body>>, Infallible> {
+) -> impl Future<Output = Result<Response<Answer<S::Body>>, Infallible>> {
     let busy = Exchange::begin(Rc::clone(&meter));
-    let request = request.map(|body| RequestBody::new(body, meter));
-    let response = service.call(client, request).await;
-    Ok(response.map(|body| Answer::new(body, busy)))
+    let answer = Box::pin(service.call(client, request.map(|body| RequestBody::new(body, meter))));
+    async move { Ok(answer.await.map(|body| Answer::new(body, busy))) }
 }
 
 /// Writes an answer to what was no request, and closes so that the client gets to read it.

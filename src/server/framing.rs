@@ -95,9 +95,9 @@ fn check_target(method: &str, target: &str) -> Result<(), Refusal> {
     if target.contains('#') {
         return Err(Refusal::Malformed("fragment"));
     }
-    let scheme = target.split_once("://").map(|(scheme, _)| scheme);
+    let is_web = |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
     let known = target.starts_with('/')
-        || scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+        || target.split_once("://").is_some_and(|(scheme, _)| is_web(scheme))
         || (target == "*" && method == "OPTIONS")
         || method == "CONNECT";
     if known && is_readable(target) { Ok(()) } else { Err(Refusal::Malformed("target")) }

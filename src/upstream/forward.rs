@@ -1,7 +1,6 @@
 //! One exchange with an upstream.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -26,80 +25,85 @@ use crate::http::{Body, BodyError};
 ///
 /// The request has been vetted: a path as its target, no hop-by-hop header, the identity set. Its
 /// framing, `Host` and `Expect` are replaced. It is tried again as long as nothing of it was sent,
-/// and when a kept connection ends without an answer, if it is idempotent and has no body. Dropping the future, or the answer's body before its end, closes the connection.
+/// and when a kept connection ends without an answer, if it is idempotent and has no body. Dropping
+/// the future, or the answer's body before its end, closes the connection.
 ///
 /// # Errors
 /// When there is no answer that can be passed on; see [`Error`].
-pub async fn forward<B>(
+pub fn forward<B>(
     upstream: &Arc<Upstream>,
     connections: &Connections<B>,
     request: Request<B>,
-    exchange: Exchange<'_>,
+    exchange: &Exchange<'_>,
     timing: &mut Timing,
-) -> Result<Response<Body>, Error>
+) -> impl Future<Output = Result<Response<Body>, Error>>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
 {
+    // Prepared out here: a future keeps whatever it is given besides what it makes of it.
+    let mut request = request::prepare(request, exchange);
     let started = Instant::now();
-    let mut request = request::prepare(request, &exchange);
-    let backends = match &upstream.target {
-        Target::Http(backends) => backends,
-        Target::Whoami(tally) => {
-            timing.server = Some(Arc::from(whoami::NAME));
-            let host = upstream.host_header(exchange.host.as_ref(), &header::HeaderValue::from_static(whoami::NAME));
-            request.headers_mut().insert(header::HOST, host);
-            let response = whoami::answer(request, exchange.managed, exchange.body_stall).await?;
-            tally.answered(response.status());
-            timing.first_byte = Some(started.elapsed());
-            return Ok(response);
-        }
-    };
-    let servers = connections.servers(upstream);
-    let mut only_new = false;
-    let mut now = started;
-    loop {
-        let index = connections.pick(&servers, now).ok_or(Error::NoServer)?;
-        let (Some(server), Some(backend)) = (servers.get(index), backends.get(index)) else {
-            return Err(Error::NoServer);
-        };
-        timing.server = Some(Arc::clone(&backend.authority));
-        request.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &backend.host));
-
-        let claim = Claim::new(server);
-        let outcome = match link(server, backend, upstream, (!only_new).then_some(now)).await {
-            Ok(link) => send(link, request, upstream, &exchange).await,
-            // Where no other server could be picked, trying again at once would only fail again.
-            Err(error) if servers.len() > 1 => Outcome::Again(request, error),
-            Err(error) => Outcome::Failed(error),
-        };
-        let error = match outcome {
-            Outcome::Answered { mut response, link, upload } => match response::clean(&mut response) {
-                Ok(reusable) => {
-                    let first_byte = started.elapsed();
-                    timing.first_byte = Some(first_byte);
-                    upstream.seconds.observe(first_byte.as_secs_f64());
-                    backend.tally.answered(response.status());
-                    let idle = upstream.config.idle;
-                    let rest = Rest { claim, link, upload, reusable, idle, stall: exchange.body_stall };
-                    return Ok(response.map(|incoming| response::body(incoming, rest)));
-                }
-                Err(invalid) => Error::Invalid(invalid),
-            },
-            Outcome::Again(same, error) if timing.retries < upstream.config.retries => {
-                tracing::debug!(server = %backend.authority, reason = error.reason(), "trying again");
-                backend.tally.failed(error.reason());
-                timing.retries += 1;
-                upstream.retries.inc();
-                request = same;
-                // When one kept connection was dead, the others may be as well.
-                only_new = !matches!(error, Error::Connect(_));
-                now = Instant::now();
-                continue;
+    async move {
+        let backends = match &upstream.target {
+            Target::Http(backends) => backends,
+            Target::Whoami(tally) => {
+                timing.server = Some(Arc::from(whoami::NAME));
+                let host =
+                    upstream.host_header(exchange.host.as_ref(), &header::HeaderValue::from_static(whoami::NAME));
+                request.headers_mut().insert(header::HOST, host);
+                let response = Box::pin(whoami::answer(request, exchange.managed, exchange.body_stall)).await?;
+                tally.answered(response.status());
+                timing.first_byte = Some(started.elapsed());
+                return Ok(response);
             }
-            Outcome::Again(_, error) | Outcome::Failed(error) => error,
         };
-        backend.tally.failed(error.reason());
-        return Err(error);
+        let servers = connections.servers(upstream);
+        let mut only_new = false;
+        let mut now = started;
+        loop {
+            let index = connections.pick(&servers, now).ok_or(Error::NoServer)?;
+            let (Some(server), Some(backend)) = (servers.get(index), backends.get(index)) else {
+                return Err(Error::NoServer);
+            };
+            timing.server = Some(Arc::clone(&backend.authority));
+            request.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &backend.host));
+
+            let claim = Claim::new(server);
+            let outcome = match link(server, backend, upstream, (!only_new).then_some(now)).await {
+                Ok(link) => send(link, request, upstream, exchange).await,
+                // Where no other server could be picked, trying again at once would only fail again.
+                Err(error) if servers.len() > 1 => Outcome::Again(request, error),
+                Err(error) => Outcome::Failed(error),
+            };
+            let error = match outcome {
+                Outcome::Answered { mut response, link, upload } => match response::clean(&mut response) {
+                    Ok(reusable) => {
+                        let first_byte = started.elapsed();
+                        timing.first_byte = Some(first_byte);
+                        upstream.seconds.observe(first_byte.as_secs_f64());
+                        backend.tally.answered(response.status());
+                        let idle = upstream.config.idle;
+                        let rest = Rest { claim, link, upload, reusable, idle, stall: exchange.body_stall };
+                        return Ok(response.map(|incoming| response::body(incoming, rest)));
+                    }
+                    Err(invalid) => Error::Invalid(invalid),
+                },
+                Outcome::Again(same, error) if timing.retries < upstream.config.retries => {
+                    tracing::debug!(server = %backend.authority, reason = error.reason(), "trying again");
+                    backend.tally.failed(error.reason());
+                    timing.retries += 1;
+                    upstream.retries.inc();
+                    request = same;
+                    // When one kept connection was dead, the others may be as well.
+                    only_new = !matches!(error, Error::Connect(_));
+                    now = Instant::now();
+                    continue;
+                }
+                Outcome::Again(_, error) | Outcome::Failed(error) => error,
+            };
+            backend.tally.failed(error.reason());
+            return Err(error);
+        }
     }
 }
 
@@ -115,7 +119,7 @@ where
 {
     match kept_until.and_then(|now| server.take_idle(now)) {
         Some(link) => Ok(link),
-        None => connect(server, backend, upstream.config.connect).await,
+        None => Box::pin(connect(server, backend, upstream.config.connect)).await,
     }
 }
 
@@ -133,12 +137,12 @@ enum Outcome<B> {
 }
 
 /// Sends a request on a connection and waits for the head of the answer.
-async fn send<B>(
+fn send<B>(
     mut link: Link<B>,
     request: Request<Outgoing<B>>,
     upstream: &Upstream,
     exchange: &Exchange<'_>,
-) -> Outcome<B>
+) -> impl Future<Output = Outcome<B>>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
 {
@@ -151,25 +155,27 @@ where
         upload.start(sent);
     }
     let (head, stall) = (upstream.config.response_head, exchange.body_stall);
-    let mut answer = pin!(link.sender.try_send_request(request));
-    let answer = poll_fn(|cx| {
-        if let Poll::Ready(answer) = Pin::new(&mut answer).as_mut().poll(cx) {
-            return Poll::Ready(Some(answer));
-        }
-        let due = upload.as_ref().map_or(sent + head, |upload| upload.due(head, stall));
-        link.timer.poll(cx, due).map(|()| None)
-    })
-    .await;
-    match answer {
-        Some(Ok(response)) => Outcome::Answered { response, link, upload },
-        Some(Err(mut failure)) => match failure.take_message() {
-            Some(request) => Outcome::Again(request, Error::Closed(failure.into_error())),
-            None => match (diagnose(failure.into_error(), upload.as_deref()), copy) {
-                (error @ Error::Closed(_), Some(copy)) => Outcome::Again(copy, error),
-                (error, _) => Outcome::Failed(error),
+    let mut answer = Box::pin(link.sender.try_send_request(request));
+    async move {
+        let answer = poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            let due = upload.as_ref().map_or(sent + head, |upload| upload.due(head, stall));
+            link.timer.poll(cx, due).map(|()| None)
+        })
+        .await;
+        match answer {
+            Some(Ok(response)) => Outcome::Answered { response, link, upload },
+            Some(Err(mut failure)) => match failure.take_message() {
+                Some(request) => Outcome::Again(request, Error::Closed(failure.into_error())),
+                None => match (diagnose(failure.into_error(), upload.as_deref()), copy) {
+                    (error @ Error::Closed(_), Some(copy)) => Outcome::Again(copy, error),
+                    (error, _) => Outcome::Failed(error),
+                },
             },
-        },
-        None => Outcome::Failed(upload.map_or(Error::HeadTimeout, |upload| upload.overdue())),
+            None => Outcome::Failed(upload.map_or(Error::HeadTimeout, |upload| upload.overdue())),
+        }
     }
 }
 

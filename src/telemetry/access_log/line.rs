@@ -174,7 +174,9 @@ impl Object<'_> {
     /// Any other text.
     fn text(&mut self, name: &str, text: Option<&str>) -> io::Result<()> {
         let Some(text) = text else { return Ok(()) };
-        if text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\') {
+        // Without a way out in the middle, the compiler looks at many bytes at once.
+        let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\');
+        if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
             self.ascii(name, text.as_bytes());
             return Ok(());
         }
@@ -217,7 +219,8 @@ fn shown(bytes: &[u8]) -> Cow<'_, str> {
             text.push('…');
             Cow::Owned(text)
         }
-        _ => String::from_utf8_lossy(bytes),
+        // The lossy conversion looks at each character.
+        _ => std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed),
     }
 }
 
@@ -245,7 +248,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::telemetry::metrics::RouteMetrics;
 
-    fn record() -> Record {
+    fn record() -> Box<Record> {
         let (log, _) = AccessLog::collect();
         let request = Request::get("/a?b").header("host", "app.example.com").body(()).unwrap();
         Record::begin(&log, Timestamp::from_seconds(1_767_582_249), [192, 0, 2, 7].into(), &request)

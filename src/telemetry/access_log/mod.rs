@@ -173,10 +173,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins the record of a request whose head has just arrived from `client`.
-    pub fn begin<B>(log: &AccessLog, now: Timestamp, client: IpAddr, request: &Request<B>) -> Self {
+    /// Begins the record of a request whose head has just arrived from `client`. It is boxed because
+    /// it moves into the answer and through the server with it.
+    pub fn begin<B>(log: &AccessLog, now: Timestamp, client: IpAddr, request: &Request<B>) -> Box<Self> {
         log.0.metrics.requests_in_flight.inc();
-        Self {
+        Box::new(Self {
             log: log.clone(),
             started: Instant::now(),
             time: now,
@@ -201,7 +202,7 @@ impl Record {
             tls: None,
             version: request.version(),
             finished: false,
-        }
+        })
     }
 
     /// How long ago the request's head arrived.
@@ -216,7 +217,7 @@ impl Record {
 
     /// Moves the record into the answer. The line is written when the last byte of the body has
     /// been handed over, or when the body is dropped because it cannot be.
-    pub fn answer<B: Body>(mut self, response: Response<B>) -> Response<RecordedBody<B>> {
+    pub fn answer<B: Body>(mut self: Box<Self>, response: Response<B>) -> Response<RecordedBody<B>> {
         let status = response.status();
         self.status = Some(status);
         // These never have a body on the wire (RFC 9110 §6.4.1), so that nobody polls theirs.
@@ -297,7 +298,7 @@ pub struct RecordedBody<B> {
     /// The body's length, when it is known. The connection drops a body at its last byte, without
     /// asking whether it has ended.
     expected: Option<u64>,
-    record: Record,
+    record: Box<Record>,
 }
 
 impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Body for RecordedBody<B> {

@@ -38,11 +38,11 @@ fn request(method: Method, target: &str) -> Request<()> {
     Request::builder().method(method).uri(target).header("host", "app.example.com").body(()).unwrap()
 }
 
-fn begin(log: &AccessLog, request: &Request<()>) -> Record {
+fn begin(log: &AccessLog, request: &Request<()>) -> Box<Record> {
     Record::begin(log, Timestamp::from_seconds(1_767_582_249), [192, 0, 2, 7].into(), request)
 }
 
-fn get(log: &AccessLog) -> Record {
+fn get(log: &AccessLog) -> Box<Record> {
     begin(log, &request(Method::GET, "/api/orders?token=secret"))
 }
 

@@ -156,7 +156,7 @@ impl Gate {
             body_stall: self.body_stall,
         };
         let mut timing = Timing::default();
-        let answer = forward(&self.upstream, &self.connections, request, exchange, &mut timing).await;
+        let answer = forward(&self.upstream, &self.connections, request, &exchange, &mut timing).await;
         self.timing.replace(timing);
         answer
     }
