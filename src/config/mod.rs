@@ -12,6 +12,7 @@ mod section;
 mod sources;
 pub mod validate;
 pub mod values;
+pub mod watch;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 
 pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
 pub use crate::config::validate::parse;
+pub use crate::config::watch::Contents;
 use crate::secret::Secret;
 
 /// A file that can be used.
@@ -39,12 +41,22 @@ pub struct Loaded {
 /// # Errors
 /// All mistakes at once, or the reason why the file cannot be read.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    load_and_note(path, env).0
+}
+
+/// The same, with what was read for it: also of a file that cannot be used, so that it can be told
+/// when there is something new to read.
+pub fn load_and_note(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> (Result<Loaded, Report>, Contents) {
     let unreadable =
         |why: String| Report::new(path, "", vec![Diagnostic::error(format!("cannot read {}: {why}", path.display()))]);
-    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| unreadable(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))?;
-    parse(&text, path, env)
+    let read = std::fs::read(path);
+    let mut contents = Contents::of(path, read.as_deref().ok());
+    let text = read.map_err(|error| unreadable(error.to_string())).and_then(|bytes| {
+        String::from_utf8(bytes)
+            .map_err(|error| unreadable(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))
+    });
+    let loaded = text.and_then(|text| validate::parse_and_note(&text, path, env, &mut contents));
+    (loaded, contents)
 }
 
 /// A checked configuration. Names in it (of pools and upstreams) are known to resolve.
@@ -73,7 +85,7 @@ pub struct Config {
 }
 
 /// `[server]`: what holds for the whole process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// Data-plane threads, at least 1; `0` in the file has become the number of cores.
     pub workers: usize,
@@ -86,7 +98,7 @@ pub struct Server {
 }
 
 /// `[server.limits]`: what one client may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Open client connections, over all listeners.
     pub connections: usize,
@@ -119,7 +131,7 @@ pub struct Admin {
 }
 
 /// `[pool.NAME]`: a Cognito user pool whose users may enter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// The name in the file.
     pub name: Arc<str>,
@@ -213,7 +225,7 @@ impl TokenUse {
 }
 
 /// `[pool.NAME.keys]`: how the key set is kept fresh.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Keys {
     /// Between background fetches.
     pub refresh: Duration,
@@ -226,7 +238,7 @@ pub struct Keys {
 }
 
 /// `[pool.NAME.embedded]`: a user pool for development, in this process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Embedded {
     /// A loopback address; port 0 takes any free port.
     pub address: SocketAddr,
@@ -237,7 +249,7 @@ pub struct Embedded {
 }
 
 /// A user that the embedded pool creates, confirmed, if it is not there yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SeedUser {
     /// The user name.
     pub username: String,
@@ -250,7 +262,7 @@ pub struct SeedUser {
 }
 
 /// `[upstream.NAME]`: a backend, under one name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// The name in the file.
     pub name: Arc<str>,
@@ -302,7 +314,7 @@ pub enum HostHeader {
 }
 
 /// `[[route]]`: which requests, to where, for whom.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// How logs, metrics and `explain` call it: `host path`, or just the path.
     pub label: Arc<str>,
@@ -373,7 +385,7 @@ pub struct Rule {
 }
 
 /// `[auth]`: the identity routes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Auth {
     /// For instance `/auth`; in normal form, without a trailing slash.
     pub prefix: String,
@@ -390,7 +402,7 @@ pub struct Auth {
 }
 
 /// `[identity]`: how the backend learns who is calling.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     /// Inbound headers that could be read as one of these are removed; lower case.
     pub prefix: String,
@@ -412,7 +424,7 @@ pub enum ClaimSource {
 }
 
 /// `[log]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// The least severe level that is written.
     pub level: tracing::Level,

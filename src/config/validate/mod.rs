@@ -17,7 +17,7 @@ use toml::de::DeTable;
 use crate::config::diagnostic::{Diagnostic, Report, Span};
 use crate::config::file::{ADMIN, LIMITS, LISTENER, LOG, ROOT, ROUTE, SERVER, STORE};
 use crate::config::section::{Reader, Section};
-use crate::config::{Admin, Config, Limits, Listener, Loaded, Log, LogFormat, Server, values};
+use crate::config::{Admin, Config, Contents, Limits, Listener, Loaded, Log, LogFormat, Server, values};
 
 /// Reads a configuration from its text. `path` is how the file is called, and its folder is what
 /// relative paths are relative to; `env` looks up environment variables. Nothing else is looked at
@@ -26,6 +26,16 @@ use crate::config::{Admin, Config, Limits, Listener, Loaded, Log, LogFormat, Ser
 /// # Errors
 /// All mistakes at once.
 pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    parse_and_note(text, path, env, &mut Contents::default())
+}
+
+/// The same, and notes what was read from files of secrets.
+pub(super) fn parse_and_note(
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    contents: &mut Contents,
+) -> Result<Loaded, Report> {
     let (table, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
         // What could be recovered would only add mistakes that are none.
@@ -37,7 +47,9 @@ pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> R
     let reader = Reader::new(path.parent().unwrap_or(Path::new("")), env);
     let root = Section::open(&reader, &ROOT, 0..0, table.get_ref());
     let config = whole(&root, text, path);
-    let report = Report::new(path, text, reader.finish());
+    let (found, secrets) = reader.finish();
+    contents.add(secrets);
+    let report = Report::new(path, text, found);
     if report.errors() > 0 { Err(report) } else { Ok(Loaded { config, warnings: report }) }
 }
 
