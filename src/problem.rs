@@ -75,6 +75,7 @@ codes! {
     TargetTooLong "target_too_long" URI_TOO_LONG "The request target is too long"
     MediaTypeUnsupported "media_type_unsupported" UNSUPPORTED_MEDIA_TYPE "The body has a type that is not read here"
     Misdirected "misdirected" MISDIRECTED_REQUEST "The request came over the wrong connection"
+    ConfigInvalid "config_invalid" UNPROCESSABLE_ENTITY "The configuration cannot be put in force"
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests"
     HeadTooLarge "head_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE "The request head is too large"
     UpstreamUnreachable "upstream_unreachable" BAD_GATEWAY "The upstream cannot be reached"

@@ -1,29 +1,34 @@
 //! Wiring: from a configuration to a running gateway, and back to silence.
 
 mod build;
+mod change;
+mod listeners;
+mod reload;
 mod views;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{self, Notify, oneshot, watch};
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Contents};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
-use crate::server::{ConnectionLimits, Lifecycle, Patience, Workers, bind};
+use crate::server::{Admission, ConnectionLimits, Lifecycle, Patience, Workers};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LAST_LINES, LogLevel};
-use build::Parts;
+use build::Base;
+use listeners::{Bound, Listeners};
+use reload::Live;
 
 /// What a process decides about a gateway besides its configuration.
 #[derive(Debug)]
@@ -37,11 +42,23 @@ pub struct Options {
     /// How long [`App::start`] waits for the key sets. A gateway without keys serves its public
     /// routes, and is not ready.
     pub key_wait: Duration,
+    /// What was read for the configuration. From then on the files are watched, and the configuration
+    /// is reloaded when they change. `None`: nobody watches.
+    pub watch: Option<Contents>,
+    /// Whoever notifies this asks for a reload.
+    pub hangups: Arc<Notify>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::System, access_log: Sink::Off, log_level: None, key_wait: Duration::from_secs(3) }
+        Self {
+            clock: Clock::System,
+            access_log: Sink::Off,
+            log_level: None,
+            key_wait: Duration::from_secs(3),
+            watch: None,
+            hangups: Arc::default(),
+        }
     }
 }
 
@@ -93,18 +110,13 @@ pub enum Ended {
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
-    listeners: Vec<SocketAddr>,
     admin: SocketAddr,
-    parts: Arc<Parts>,
+    live: Arc<Live>,
     workers: Option<Workers>,
     lifecycle: watch::Sender<Lifecycle>,
     access_log: AccessLog,
     control: Option<Control>,
-    drain: Duration,
 }
-
-/// The number of the configuration: the one that the process started with.
-const GENERATION: u64 = 1;
 
 impl App {
     /// Binds every address, starts everything, and waits a while for the keys.
@@ -112,18 +124,11 @@ impl App {
     /// # Errors
     /// When an address cannot be had, or a part cannot start. Nothing runs on then.
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
-        let Options { clock, access_log, log_level, key_wait } = options;
+        let Options { clock, access_log, log_level, key_wait, watch, hangups } = options;
         let metrics = Arc::new(Metrics::new());
-        metrics.config_generation.set(GENERATION.cast_signed());
 
         // Everything that can be taken by another process is asked for first.
-        let mut listeners = Vec::new();
-        for (index, listener) in config.listeners.iter().enumerate() {
-            let address = listener.address;
-            let failed = |source| StartError::Bind { what: format!("listener {}", index + 1), address, source };
-            let socket = bind(address).map_err(failed)?;
-            listeners.push((socket.local_addr().map_err(failed)?, socket));
-        }
+        let bound = Bound::all(config.listeners.iter().enumerate())?;
         let address = config.admin.address;
         let admin =
             Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
@@ -131,54 +136,54 @@ impl App {
         let control = Control::start().map_err(StartError::Thread)?;
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;
         let (lifecycle, lifecycle_seen) = watch::channel(Lifecycle::Running);
-        let (gateway, parts) = build::build(config, &clock, &metrics, &control.handle)?;
-        let server = gateway.server.clone();
-        let snapshot = Arc::new(ArcSwap::from_pointee(gateway));
+        let base = Base::new(clock.clone(), Arc::clone(&metrics), control.handle.clone())?;
+        let parts = build::build(&base, config, None)?;
+        metrics.config_generation.set(parts.generation.cast_signed());
+        let config = Arc::clone(&parts.config);
+        let snapshot = Arc::new(ArcSwap::new(Arc::clone(&parts.gateway)));
 
         let make_worker = {
-            let (access_log, clock) = (access_log.clone(), clock.clone());
+            let (snapshot, access_log) = (Arc::clone(&snapshot), access_log.clone());
             move || Worker::new(Arc::clone(&snapshot), access_log.clone(), clock.clone())
         };
-        let workers = Workers::start(server.workers, connection_limits(&server.limits), &lifecycle_seen, make_worker)
-            .map_err(StartError::Thread)?;
-        let parts = Arc::new(parts);
-        let mut addresses = Vec::new();
-        {
-            let _control = control.handle.enter();
-            for (address, socket) in listeners {
-                let most = server.limits.connections;
-                let accept = workers.accept(socket, most, &metrics, lifecycle_seen.clone());
-                control.handle.spawn(accept.map_err(StartError::Thread)?);
-                addresses.push(address);
-            }
-        }
+        let workers =
+            Workers::start(config.server.workers, &lifecycle_seen, make_worker).map_err(StartError::Thread)?;
+        let admission = admission(&config.server.limits);
+        let listeners = Listeners::new(workers.inboxes().clone(), admission, metrics, control.handle.clone());
+        // Nobody can have closed them yet.
+        let _open = listeners.replace(&config.listeners, bound, admission)?.is_ok();
+
+        let live = Arc::new(Live {
+            base,
+            listeners,
+            parts: ArcSwap::from_pointee(parts),
+            log_level,
+            snapshot,
+            source: config.source.clone(),
+            key_wait,
+            seen: Mutex::new(watch.clone().unwrap_or_default()),
+            failure: Mutex::default(),
+            turn: Arc::new(sync::Mutex::new(())),
+        });
+        control.handle.spawn(Arc::clone(&live).follow(hangups, watch.is_some()));
         let admin_address = admin.address();
-        let views = views::views(Arc::clone(&parts), metrics, lifecycle_seen, clock, log_level);
+        let views = views::views(&live, lifecycle_seen);
         control.handle.spawn(async move {
             let Err(error) = admin.serve(views).await;
             tracing::error!(%error, "the admin listener stopped");
         });
 
-        let keys = Arc::clone(&parts);
-        let ready = async move { tokio::time::timeout(key_wait, keys.keys_ready()).await };
+        let parts = live.parts.load_full();
+        let ready = async move { tokio::time::timeout(key_wait, parts.keys_ready(None)).await };
         if !matches!(control.run(ready), Some(Ok(()))) {
             tracing::warn!("the keys of a user pool cannot be had yet; tokens that need them are answered with 503");
         }
-        Ok(Self {
-            listeners: addresses,
-            admin: admin_address,
-            parts,
-            workers: Some(workers),
-            lifecycle,
-            access_log,
-            control: Some(control),
-            drain: server.drain,
-        })
+        Ok(Self { admin: admin_address, live, workers: Some(workers), lifecycle, access_log, control: Some(control) })
     }
 
     /// Where clients connect, in the order of the configuration, with real ports.
-    pub fn listeners(&self) -> &[SocketAddr] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        self.live.listeners.addresses()
     }
 
     /// Where the operator connects.
@@ -187,13 +192,14 @@ impl App {
     }
 
     /// The configuration in force, with the real addresses of embedded pools.
-    pub fn config(&self) -> &Config {
-        &self.parts.config
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.live.parts.load().config)
     }
 
     /// Where the embedded pool of this name listens.
     pub fn pool(&self, name: &str) -> Option<SocketAddr> {
-        let pool = self.parts.config.pools.iter().find(|pool| *pool.name == *name)?;
+        let config = self.config();
+        let pool = config.pools.iter().find(|pool| *pool.name == *name)?;
         pool.embedded.as_ref().map(|embedded| embedded.address)
     }
 
@@ -204,16 +210,17 @@ impl App {
     }
 
     fn stop(&mut self, hurry: Option<&Receiver<()>>) -> Ended {
+        self.live.listeners.close();
         self.lifecycle.send_replace(Lifecycle::Draining);
         let Some(workers) = self.workers.take() else { return Ended::Drained };
         let ended = match hurry {
             None => Ended::Cut,
-            Some(hurry) => wait_for_drain(&workers, self.drain, hurry),
+            Some(hurry) => wait_for_drain(&workers, self.config().server.drain, hurry),
         };
         self.lifecycle.send_replace(Lifecycle::Stopping);
         workers.join();
         #[cfg(feature = "devpool")]
-        self.parts.shutdown();
+        self.live.parts.load().shutdown(None);
         self.access_log.close(LAST_LINES);
         drop(self.control.take());
         ended
@@ -248,11 +255,10 @@ fn wait_for_drain(workers: &Workers, drain: Duration, hurry: &Receiver<()>) -> E
     Ended::Drained
 }
 
-fn connection_limits(limits: &config::Limits) -> ConnectionLimits {
-    ConnectionLimits {
-        head: HeadLimits { bytes: limits.head_size, lines: limits.headers },
-        patience: Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall },
-    }
+fn admission(limits: &config::Limits) -> Admission {
+    let head = HeadLimits { bytes: limits.head_size, lines: limits.headers };
+    let patience = Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall };
+    Admission { most: limits.connections, limits: ConnectionLimits { head, patience } }
 }
 
 /// The control plane: one thread with one runtime for key refresh, calls to user pools, the admin

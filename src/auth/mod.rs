@@ -17,7 +17,7 @@ mod tokens;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -93,7 +93,7 @@ pub struct Auth {
     metrics: Vec<Arc<RouteMetrics>>,
     /// For everything else below the prefix.
     unknown: Arc<RouteMetrics>,
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
     /// Whether the last real sign-up needed no confirmation: what a hidden one answers, too.
     confirms_itself: AtomicBool,
 }
@@ -114,7 +114,7 @@ impl Auth {
         Self {
             metrics: ROUTES.iter().map(|route| held(route.path)).collect(),
             unknown: held("/*"),
-            sessions: Sessions::new(),
+            sessions: Arc::new(Sessions::new()),
             confirms_itself: AtomicBool::new(false),
             config,
             client,
@@ -123,6 +123,17 @@ impl Auth {
             clock,
             control,
         }
+    }
+
+    /// The same, with the unfinished sign-ins of `before`, if they were begun with the same pool.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        let (pool, known) = (self.client.pool(), before.client.pool());
+        if pool.id != known.id || pool.endpoint != known.endpoint || pool.client_id != known.client_id {
+            return self;
+        }
+        let confirms_itself = AtomicBool::new(before.confirms_itself.load(Ordering::Relaxed));
+        Self { sessions: Arc::clone(&before.sessions), confirms_itself, ..self }
     }
 
     /// What follows the prefix in a normal path, if the identity routes are meant: empty, or from the

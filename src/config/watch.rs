@@ -63,7 +63,10 @@ impl Contents {
 }
 
 /// Waits until `look` sees something else than what is `known`, and sees it again after [`SETTLE`].
-pub async fn changed(known: impl Fn() -> Contents, mut look: impl AsyncFnMut(Contents) -> Contents) {
+pub async fn changed<F>(known: impl Fn() -> Contents, mut look: impl FnMut(Contents) -> F)
+where
+    F: Future<Output = Contents>,
+{
     loop {
         sleep(INTERVAL).await;
         let before = known();
@@ -101,10 +104,10 @@ mod tests {
     /// When a change is reported if successive looks see these texts, the last one for ever.
     async fn reported_after(looks: &[&str]) -> Duration {
         let (begun, index) = (Instant::now(), Cell::new(0));
-        let look = async |_| {
+        let look = |_| {
             let seen = looks[index.get().min(looks.len() - 1)];
             index.set(index.get() + 1);
-            of(seen)
+            std::future::ready(of(seen))
         };
         changed(|| of("old"), look).await;
         begun.elapsed()

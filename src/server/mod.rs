@@ -9,4 +9,4 @@ mod worker;
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use io::Patience;
-pub use worker::{Workers, bind};
+pub use worker::{Admission, Inboxes, Workers, bind};

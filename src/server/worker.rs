@@ -27,8 +27,22 @@ const BACKLOG: i32 = 4096;
 /// The threads that serve connections.
 #[derive(Debug)]
 pub struct Workers {
-    slots: Arc<[Slot]>,
+    inboxes: Inboxes,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Where accept loops leave connections: the workers, as far as a listener that is added later has
+/// to know them.
+#[derive(Clone, Debug)]
+pub struct Inboxes(Arc<[Slot]>);
+
+/// What a new connection may take, and whether there may be one more.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    /// Open connections, over all listeners.
+    pub most: usize,
+    /// What each of them may take.
+    pub limits: ConnectionLimits,
 }
 
 /// A worker, seen from the accept loops.
@@ -45,6 +59,9 @@ struct Accepted {
     info: ConnInfo,
     /// The most connections there may be are already open: it only gets to hear so.
     overloaded: bool,
+    limits: ConnectionLimits,
+    /// Of its listener, which may end before the process does.
+    lifecycle: watch::Receiver<Lifecycle>,
     place: Place,
 }
 
@@ -69,7 +86,6 @@ impl Workers {
     /// When a thread or its runtime cannot be made.
     pub fn start<S: Service>(
         count: usize,
-        limits: ConnectionLimits,
         lifecycle: &watch::Receiver<Lifecycle>,
         make_service: impl Fn() -> S + Clone + Send + 'static,
     ) -> io::Result<Self> {
@@ -91,24 +107,47 @@ impl Workers {
                     Err(error) => report.send(Err(error)).unwrap_or_default(),
                     Ok(runtime) => {
                         report.send(Ok(())).unwrap_or_default();
-                        runtime.block_on(run(accepted, Rc::new(make_service()), limits, lifecycle));
+                        runtime.block_on(run(accepted, Rc::new(make_service()), lifecycle));
                     }
                 }
             })?);
             started.recv().map_err(io::Error::other)??;
             slots.push(Slot { inbox, open: Arc::default() });
         }
-        Ok(Self { slots: slots.into(), threads })
+        Ok(Self { inboxes: Inboxes(slots.into()), threads })
     }
 
-    /// Accepts connections on `listener` until the process drains; a task for the control runtime.
+    /// Where accept loops leave connections.
+    pub fn inboxes(&self) -> &Inboxes {
+        &self.inboxes
+    }
+
+    /// Waits for every thread to end, which they do when the process drains or stops.
+    pub fn join(self) {
+        drop(self.inboxes);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+
+    /// Open connections, over all workers.
+    pub fn open(&self) -> usize {
+        open(&self.inboxes.0)
+    }
+}
+
+impl Inboxes {
+    /// Accepts connections on `listener` until it drains, which is told to its connections, too; a
+    /// task for the control runtime. A connection is held to what `admission` says when it comes.
     ///
     /// # Errors
     /// When the listener cannot be polled.
     pub fn accept(
         &self,
         listener: TcpListener,
-        most: usize,
+        admission: watch::Receiver<Admission>,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
     ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
@@ -116,7 +155,7 @@ impl Workers {
         let local = listener.local_addr()?;
         let name: Arc<str> = local.to_string().into();
         let gauge = metrics.connections.get_or_create_owned(&Listener::new(Arc::clone(&name)));
-        let slots = Arc::clone(&self.slots);
+        let slots = Arc::clone(&self.0);
         let listener = tokio::net::TcpListener::from_std(listener)?;
         Ok(async move {
             loop {
@@ -129,7 +168,7 @@ impl Workers {
                 match accepted {
                     Ok((stream, peer)) => {
                         let info = ConnInfo { peer, local, listener: Arc::clone(&name) };
-                        hand_over(&slots, stream, info, most, gauge.clone());
+                        hand_over(&slots, stream, info, *admission.borrow(), lifecycle.clone(), gauge.clone());
                     }
                     Err(error) => {
                         tracing::warn!(%error, listener = %name, "a connection could not be accepted");
@@ -139,21 +178,6 @@ impl Workers {
                 }
             }
         })
-    }
-
-    /// Waits for every thread to end, which they do when the process drains or stops.
-    pub fn join(self) {
-        drop(self.slots);
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a worker thread panicked");
-            }
-        }
-    }
-
-    /// Open connections, over all workers.
-    pub fn open(&self) -> usize {
-        open(&self.slots)
     }
 }
 
@@ -180,25 +204,32 @@ fn open(slots: &[Slot]) -> usize {
 }
 
 /// Gives a connection to the worker with the fewest.
-fn hand_over(slots: &[Slot], stream: TcpStream, info: ConnInfo, most: usize, gauge: Level) {
+fn hand_over(
+    slots: &[Slot],
+    stream: TcpStream,
+    info: ConnInfo,
+    admission: Admission,
+    lifecycle: watch::Receiver<Lifecycle>,
+    gauge: Level,
+) {
+    let Admission { most, limits } = admission;
     let overloaded = open(slots) >= most;
     let Some(slot) = slots.iter().min_by_key(|slot| slot.open.load(Ordering::Relaxed)) else { return };
     slot.open.fetch_add(1, Ordering::Relaxed);
     gauge.inc();
     let place = Place { open: Arc::clone(&slot.open), gauge };
     // A worker that is gone is one that stops: the connection closes with the message.
-    slot.inbox.send(Accepted { stream, info, overloaded, place }).unwrap_or_default();
+    slot.inbox.send(Accepted { stream, info, overloaded, limits, lifecycle, place }).unwrap_or_default();
 }
 
 /// One worker's life.
 async fn run<S: Service>(
     mut accepted: mpsc::UnboundedReceiver<Accepted>,
     service: Rc<S>,
-    limits: ConnectionLimits,
     mut lifecycle: watch::Receiver<Lifecycle>,
 ) {
     let mut connections = JoinSet::new();
-    let (mut stopping, shared) = (lifecycle.clone(), lifecycle.clone());
+    let mut stopping = lifecycle.clone();
     // Until nothing is open and nothing more can come.
     while !(accepted.is_closed() && accepted.is_empty() && connections.is_empty()) {
         tokio::select! {
@@ -212,8 +243,7 @@ async fn run<S: Service>(
             }
             next = accepted.recv(), if !accepted.is_closed() || !accepted.is_empty() => match next {
                 Some(next) => {
-                    let (service, lifecycle) = (Rc::clone(&service), shared.clone());
-                    connections.spawn_local(begin(next, service, limits, lifecycle));
+                    connections.spawn_local(begin(next, Rc::clone(&service)));
                 }
                 None => accepted.close(),
             },
@@ -225,13 +255,8 @@ async fn run<S: Service>(
     }
 }
 
-async fn begin<S: Service>(
-    accepted: Accepted,
-    service: Rc<S>,
-    limits: ConnectionLimits,
-    lifecycle: watch::Receiver<Lifecycle>,
-) {
-    let Accepted { stream, info, overloaded, place } = accepted;
+async fn begin<S: Service>(accepted: Accepted, service: Rc<S>) {
+    let Accepted { stream, info, overloaded, limits, lifecycle, place } = accepted;
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     match stream {
         Err(error) => tracing::debug!(%error, "a connection was gone before it began"),

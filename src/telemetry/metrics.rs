@@ -94,6 +94,7 @@ pub struct Metrics {
     pub provider_seconds: Histograms<Operation>,
     pub revocations: Family<Kind, Level>,
     pub config_generation: Level,
+    pub config_reload: Family<Outcome, Count>,
     pub access_log_dropped: Count,
     pub panics: Count,
 }
@@ -152,6 +153,7 @@ impl Metrics {
             ),
             revocations: register!("revocations", "Revocations in force", Family::default()),
             config_generation: register!("config_generation", "Number of the configuration in force", Level::default()),
+            config_reload: register!("config_reload", "Configurations read again", Family::default()),
             access_log_dropped: register!(
                 "access_log_dropped",
                 "Access lines lost because the writer was behind",
@@ -271,6 +273,7 @@ mod tests {
             provider_seconds,
             revocations,
             config_generation: _,
+            config_reload,
             access_log_dropped: _,
             panics: _,
         } = &metrics;
@@ -289,6 +292,7 @@ mod tests {
         drop(retries.get_or_create(&Upstream::new("a")));
         drop(provider_requests.get_or_create(&Provider::new("a", "b", "c")));
         drop(provider_seconds.get_or_create(&Operation::new("a")));
+        drop(config_reload.get_or_create(&Outcome::new("a")));
         drop(revocations.get_or_create(&Kind::new("a")));
         metrics
     }

@@ -19,6 +19,8 @@ mod matrix;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod support;

@@ -57,6 +57,7 @@ struct Setup {
     workers: Workers,
     address: SocketAddr,
     switch: watch::Sender<Lifecycle>,
+    admission: watch::Sender<Admission>,
     gate: Arc<Gate>,
     metrics: Metrics,
 }
@@ -71,12 +72,23 @@ impl Setup {
             let gate = Arc::clone(&gate);
             move || Named { gate: Arc::clone(&gate) }
         };
-        let workers = Workers::start(count, limits, &lifecycle, make).unwrap();
+        let workers = Workers::start(count, &lifecycle, make).unwrap();
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new();
-        tokio::spawn(workers.accept(listener, most, &metrics, lifecycle).unwrap());
-        Self { workers, address, switch, gate, metrics }
+        let (admission, admitted) = watch::channel(Admission { most, limits });
+        tokio::spawn(workers.inboxes().accept(listener, admitted, &metrics, lifecycle).unwrap());
+        Self { workers, address, switch, admission, gate, metrics }
+    }
+
+    /// One more listener, with a switch of its own.
+    fn listen(&self) -> (SocketAddr, watch::Sender<Lifecycle>) {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (switch, lifecycle) = watch::channel(Lifecycle::Running);
+        let admitted = self.admission.subscribe();
+        tokio::spawn(self.workers.inboxes().accept(listener, admitted, &self.metrics, lifecycle).unwrap());
+        (address, switch)
     }
 
     async fn connect(&self) -> TcpStream {
@@ -200,6 +212,43 @@ async fn draining_finishes_what_was_begun_and_takes_nothing_new() {
     let answer = rest(&mut busy).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("worker-1"), "{answer}");
     setup.join().await;
+}
+
+#[tokio::test]
+async fn a_listener_ends_with_its_own_connections_and_no_others() {
+    let setup = Setup::new(1, 100);
+    let (mut kept, _) = setup.visit().await;
+    let (address, switch) = setup.listen();
+    let (mut idle, mut busy) = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+    ask(&mut idle, "/").await;
+    send(&mut busy, "/wait").await;
+    setup.gate.arrived.acquire().await.unwrap().forget();
+
+    switch.send_replace(Lifecycle::Draining);
+    assert_eq!(rest(&mut idle).await, "", "an idle connection is closed");
+    setup.until_open(2).await;
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
+    assert_eq!(ask(&mut kept, "/").await, "worker-0", "the other listener's connection stays");
+    assert_eq!(setup.visit().await.1, "worker-0", "and it takes new ones");
+
+    setup.gate.open.add_permits(1);
+    assert!(rest(&mut busy).await.starts_with("HTTP/1.1 200 OK"), "what was begun is finished");
+}
+
+#[tokio::test]
+async fn new_limits_hold_for_new_connections() {
+    let setup = Setup::new(1, 1);
+    let (mut first, _) = setup.visit().await;
+    setup.admission.send_modify(|admission| {
+        admission.most = 2;
+        admission.limits.head.lines = 1;
+    });
+    let mut second = setup.connect().await;
+    let two_lines = b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
+    second.write_all(two_lines).await.unwrap();
+    assert!(rest(&mut second).await.ends_with("HeadTooLarge"), "there is room for it, with the new limit");
+    first.write_all(two_lines).await.unwrap();
+    assert!(answer(&mut first).await.starts_with("HTTP/1.1 200 OK"), "the old connection keeps the old one");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 //!   `Portcullis::start(toml)` takes only the sections that matter to the test: routes, and the
 //!   texts that [`Upstream::toml`] and [`FakePool::toml`] make (or [`EMBEDDED`], a whole user pool
 //!   in memory). Its verbs are `get`, `get_as`, `request`, `post_json`, `login`, `admin_get`, and
-//!   `raw()`, which opens a [`Client`]. Everything it wrote about requests is in `access_lines()`.
+//!   `raw()`, which opens a [`Client`]. `start_on_file` gives it a real file, which `reload` writes anew. Everything it wrote about requests is in `access_lines()`.
 //! - [`Client`] is one TCP connection that sends **exactly** the bytes it is given. It reads one
 //!   [`Reply`] at a time, or everything until the gateway closes, or notes that a reply was cut.
 //!   Every reply is held against the invariants that no single test asks for (`reply::check`):

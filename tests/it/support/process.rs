@@ -46,6 +46,16 @@ impl Process {
         process
     }
 
+    /// Writes its file anew, in place, with these sections.
+    pub(crate) fn rewrite(&self, toml: &str) {
+        std::fs::write(self.folder.join("portcullis.toml"), self.config(toml)).unwrap();
+    }
+
+    /// The text of a file with these sections and its own addresses.
+    pub(crate) fn config(&self, toml: &str) -> String {
+        filled_in(toml, self.listener.port(), self.admin.port())
+    }
+
     async fn ready(&mut self) {
         let admin = self.admin;
         until("readiness", async || {
@@ -95,9 +105,14 @@ impl Process {
 
     /// Asks the operator's listener.
     pub(crate) async fn admin_get(&self, target: &str) -> Reply {
+        self.ask_admin("GET", target).await
+    }
+
+    /// The same with a method of one's own.
+    pub(crate) async fn ask_admin(&self, method: &str, target: &str) -> Reply {
         let mut client = Client::connect(self.admin).await;
-        client.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
-        client.next("GET").await.expect("the admin listener answers")
+        client.send(format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+        client.next(method).await.expect("the admin listener answers")
     }
 
     /// The newest code that its embedded pool sent to a user.

@@ -1,0 +1,144 @@
+//! The listeners that are open, one by one: each can come and go without the others noticing.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::StartError;
+use crate::config;
+use crate::server::{Admission, Inboxes, Lifecycle, bind};
+use crate::telemetry::metrics::Metrics;
+
+/// Every listener that accepts connections.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    inboxes: Inboxes,
+    metrics: Arc<Metrics>,
+    control: Handle,
+    admission: watch::Sender<Admission>,
+    open: Mutex<Open>,
+}
+
+/// In the order of the configuration.
+#[derive(Debug, Default)]
+struct Open {
+    listeners: Vec<Listener>,
+    /// The process drains: there will be no more.
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Listener {
+    written: config::Listener,
+    address: SocketAddr,
+    /// Told to its accept loop and to its connections.
+    lifecycle: watch::Sender<Lifecycle>,
+}
+
+/// A socket that listens and of which nobody accepts yet.
+#[derive(Debug)]
+pub(super) struct Bound {
+    written: config::Listener,
+    address: SocketAddr,
+    socket: TcpListener,
+}
+
+/// The process drains, so that no listener can be opened.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+impl Bound {
+    /// Takes the addresses, all of them or none. Each listener comes with its place in the file, from 0.
+    pub(super) fn all<'a>(
+        listeners: impl IntoIterator<Item = (usize, &'a config::Listener)>,
+    ) -> Result<Vec<Self>, StartError> {
+        let bound = listeners.into_iter().map(|(index, listener)| {
+            let address = listener.address;
+            let failed = |source| StartError::Bind { what: format!("listener {}", index + 1), address, source };
+            let socket = bind(address).map_err(failed)?;
+            let address = socket.local_addr().map_err(failed)?;
+            Ok(Self { written: listener.clone(), address, socket })
+        });
+        bound.collect()
+    }
+}
+
+impl Listeners {
+    /// None yet. Accept loops run on `control`.
+    pub(super) fn new(inboxes: Inboxes, admission: Admission, metrics: Arc<Metrics>, control: Handle) -> Self {
+        Self { inboxes, metrics, control, admission: watch::Sender::new(admission), open: Mutex::default() }
+    }
+
+    /// Takes the addresses of those that are not open yet.
+    pub(super) fn bind_new(&self, wanted: &[config::Listener]) -> Result<Vec<Bound>, StartError> {
+        let open = self.open();
+        let mut kept: Vec<&Listener> = open.listeners.iter().collect();
+        let mut is_new = |wanted: &config::Listener| take(&mut kept, |open| open.written == *wanted).is_none();
+        let new = wanted.iter().enumerate().filter(|(_, wanted)| is_new(wanted));
+        Bound::all(new)
+    }
+
+    /// From now on exactly `wanted` are open: those that are stay as they are, `bound` has the others.
+    /// What is left stops accepting, and its connections finish what they are at.
+    pub(super) fn replace(
+        &self,
+        wanted: &[config::Listener],
+        bound: Vec<Bound>,
+        admission: Admission,
+    ) -> Result<Result<(), Closed>, StartError> {
+        let mut open = self.open();
+        if open.closed {
+            return Ok(Err(Closed));
+        }
+        let mut new = Vec::new();
+        for Bound { written, address, socket } in bound {
+            let (lifecycle, seen) = watch::channel(Lifecycle::Running);
+            let _control = self.control.enter();
+            let accept = self.inboxes.accept(socket, self.admission.subscribe(), &self.metrics, seen);
+            new.push((Listener { written, address, lifecycle }, accept.map_err(StartError::Thread)?));
+        }
+        // Nothing can fail from here on.
+        self.admission.send_replace(admission);
+        let mut accepting = Vec::new();
+        for (listener, accept) in new {
+            self.control.spawn(accept);
+            accepting.push(listener);
+        }
+        let mut before = std::mem::take(&mut open.listeners);
+        for wanted in wanted {
+            let same = |listener: &Listener| listener.written == *wanted;
+            open.listeners.extend(take(&mut before, same).or_else(|| take(&mut accepting, same)));
+        }
+        for gone in before {
+            tracing::info!(listener = %gone.address, "a listener was closed");
+            gone.lifecycle.send_replace(Lifecycle::Draining);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Where clients connect, in the order of the configuration.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.open().listeners.iter().map(|listener| listener.address).collect()
+    }
+
+    /// Stops accepting, for good, and lets every connection know.
+    pub(super) fn close(&self) {
+        let mut open = self.open();
+        open.closed = true;
+        for listener in &open.listeners {
+            listener.lifecycle.send_replace(Lifecycle::Draining);
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the first element that is meant: of two listeners at port 0 each is counted once.
+fn take<T>(list: &mut Vec<T>, is_meant: impl Fn(&T) -> bool) -> Option<T> {
+    let index = list.iter().position(is_meant)?;
+    Some(list.remove(index))
+}
