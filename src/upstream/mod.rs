@@ -165,8 +165,12 @@ impl Backend {
             metrics.upstream_connections.get_or_create(&label).clone()
         };
         let label = metrics::Server::new(Arc::clone(upstream), Arc::clone(&authority));
+        let is_known = metrics.upstream_healthy.get(&label).is_some();
         let healthy = metrics.upstream_healthy.get_or_create(&label).clone();
-        healthy.set(1);
+        if !is_known {
+            // What other settings of the same server were told is still so.
+            healthy.set(1);
+        }
         Ok(Self {
             host: HeaderValue::from_str(&authority)?,
             address: endpoint.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port)),

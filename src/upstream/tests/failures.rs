@@ -239,6 +239,8 @@ fn nobody_listens() {
         assert!(metrics.contains("code=\"connect_refused\"} 1"), "{metrics}");
         let healthy = format!("upstream_healthy{{upstream=\"app\",server=\"{}\"}} 0", endpoint.authority);
         assert!(metrics.contains(&healthy), "{metrics}");
+        let again = Upstream::new(Arc::new(gate.upstream.config().clone()), &gate.metrics).unwrap();
+        assert!(gate.metrics.text().contains(&healthy), "a reload does not make {again:?} healthy");
 
         endpoint.host = "no such host".to_owned();
         let gate = Gate::with(&script, |config| config.servers = Servers::Http(vec![endpoint]));
