@@ -12,6 +12,7 @@ mod connect;
 mod connections;
 mod error;
 mod forward;
+mod http1;
 mod request;
 mod response;
 mod tally;
