@@ -79,7 +79,7 @@ where
                 None => Box::pin(connect(server, backend, upstream.config.connect)).await,
             };
             let outcome = match link {
-                Ok(link) => send(link, &head, &mut body, upload.as_ref(), (upstream, exchange), now).await,
+                Ok(link) => send(link, &mut head, &mut body, upload.as_ref(), (upstream, exchange), now).await,
                 // Where no other server could be picked, trying again at once would only fail again.
                 Err(error) => Err(Failed { error, again: servers.len() > 1 }),
             };
@@ -126,7 +126,7 @@ struct Failed {
 /// by then is sent by a task of its own, so that neither direction waits for the other.
 fn send<B>(
     mut link: Link,
-    head: &Request<()>,
+    head: &mut Request<()>,
     body: &mut Option<Outgoing<B>>,
     upload: Option<&Rc<Upload>>,
     (upstream, exchange): (&Upstream, &Exchange<'_>),
@@ -159,7 +159,7 @@ where
                 }
                 Some(Poll::Pending) | None => {}
             }
-            if let Poll::Ready(answer) = link.connection.poll_head(cx, head.method()) {
+            if let Poll::Ready(answer) = link.connection.poll_head(cx, head) {
                 return Poll::Ready(answer.map_err(|broken| match broken {
                     Broken::Closed(error) => Error::Closed(error),
                     Broken::Malformed(what) => Error::Invalid(Invalid::Head(what)),

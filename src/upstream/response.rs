@@ -25,7 +25,7 @@ pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
         return Err(Invalid::Upgrade);
     }
     // An HTTP/1.0 server may not know chunks: a later body of unknown length would be lost on it.
-    let mut reusable = response.version() == Version::HTTP_11 && !says_close(response.headers());
+    let mut reusable = response.version() == Version::HTTP_11;
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
 
@@ -48,28 +48,24 @@ pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
     reusable &= !contradictory;
 
     let announced = if chunked { trailers::announced(headers, |_| false) } else { None };
-    strip_hop_by_hop(headers);
+    reusable &= !strip_hop_by_hop(headers);
     if let Some(names) = announced {
         headers.insert(header::TRAILER, names);
     }
     Ok(reusable)
 }
 
-/// Whether the server ends the connection after this answer (RFC 9112 §9.6).
-fn says_close(headers: &HeaderMap) -> bool {
-    let mut members = headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
-    members.any(|member| member.trim_ascii().eq_ignore_ascii_case(b"close"))
-}
-
-/// Removes what concerns the upstream's connection only (RFC 9110 §7.6.1).
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what concerns the upstream's connection only (RFC 9110 §7.6.1); says whether that is to be
+/// closed.
+fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
     static NAMES: [HeaderName; 9] = HOP_BY_HOP;
-    remove_nominated(headers);
+    let close = remove_nominated(headers);
     // Most answers have none of them, and a look at each name is cheaper than nine look-ups.
     let found: Vec<HeaderName> = headers.keys().filter(|name| NAMES.contains(name)).cloned().collect();
     for name in found {
         headers.remove(name);
     }
+    close
 }
 
 /// What the rest of an exchange needs once the head is there.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode};
+use http::{Request, StatusCode};
 use http_body::{Frame, SizeHint};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -89,13 +89,21 @@ impl Connection {
         !self.heard
     }
 
-    /// The head of the answer to a `method` request; interim answers are skipped (RFC 9110 §15.2).
-    pub(in super::super) fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Head, Broken>> {
+    /// The head of the answer to `request`; interim answers are skipped (RFC 9110 §15.2). Once
+    /// there is an answer the request has served its purpose: its headers make room for the answer's.
+    pub(in super::super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &mut Request<()>,
+    ) -> Poll<Result<Head, Broken>> {
         loop {
             while !self.unread.is_empty() {
-                let Some(head) = head::take(&mut self.unread, method).map_err(Broken::Malformed)? else { break };
+                let method = request.method().clone();
+                let taken = head::take(&mut self.unread, &method, request.headers_mut());
+                let Some(mut head) = taken.map_err(Broken::Malformed)? else { break };
                 let status = head.response.status();
                 if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                    *request.headers_mut() = std::mem::take(head.response.headers_mut());
                     continue;
                 }
                 self.place = Place::start(head.framing);

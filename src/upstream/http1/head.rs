@@ -41,18 +41,23 @@ pub(super) fn write_line(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u
 }
 
 /// Takes the head of the answer to a `method` request off the front of `buffer`; `None` as long as
-/// it is not complete. Interim answers are heads like any other.
+/// it is not complete. Interim answers are heads like any other. The answer's headers move into the
+/// memory of `spare`.
 ///
 /// # Errors
 /// What is wrong with it, as soon as that can be told.
-pub(super) fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>, &'static str> {
+pub(super) fn take(
+    buffer: &mut BytesMut,
+    method: &Method,
+    spare: &mut HeaderMap,
+) -> Result<Option<Head>, &'static str> {
     // Whatever else speaks there says so in its first bytes, and then waits.
     const START: &[u8] = b"HTTP/1.";
     if !buffer.iter().zip(START).all(|(byte, expected)| byte == expected) {
         return Err("it is not HTTP/1");
     }
     match end(buffer) {
-        Some(length) if length <= MAX_HEAD => parse(&buffer.split_to(length).freeze(), method).map(Some),
+        Some(length) if length <= MAX_HEAD => parse(&buffer.split_to(length).freeze(), method, spare).map(Some),
         None if buffer.len() <= MAX_HEAD => Ok(None),
         _ => Err("it is too large"),
     }
@@ -68,7 +73,7 @@ fn end(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Reads a complete head. Values stay where they are and share its memory.
-fn parse(head: &Bytes, method: &Method) -> Result<Head, &'static str> {
+fn parse(head: &Bytes, method: &Method, spare: &mut HeaderMap) -> Result<Head, &'static str> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, &mut lines) {
@@ -77,7 +82,8 @@ fn parse(head: &Bytes, method: &Method) -> Result<Head, &'static str> {
         Err(httparse::Error::TooManyHeaders) => return Err("it has too many lines"),
         Err(_) => return Err("it is malformed"),
     }
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    let mut headers = std::mem::take(spare);
+    headers.clear();
     for line in parsed.headers.iter() {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_invalid| "a name is malformed")?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value));
@@ -137,13 +143,13 @@ mod tests {
     use super::*;
 
     fn read(bytes: &str, method: &Method) -> Result<Option<Head>, &'static str> {
-        take(&mut BytesMut::from(bytes), method)
+        take(&mut BytesMut::from(bytes), method, &mut HeaderMap::new())
     }
 
     #[test]
     fn a_head_is_taken_whole_and_what_follows_stays() {
         let mut buffer = BytesMut::from("HTTP/1.1 200 Fine\r\nx-a: 1\r\nX-A: 2\r\ncontent-length: 2\r\n\r\nhi");
-        let head = take(&mut buffer, &Method::GET).unwrap().unwrap();
+        let head = take(&mut buffer, &Method::GET, &mut HeaderMap::new()).unwrap().unwrap();
         assert_eq!((head.response.status(), head.response.version()), (StatusCode::OK, Version::HTTP_11));
         let values: Vec<_> = head.response.headers().get_all("x-a").iter().collect();
         assert_eq!(values, ["1", "2"]);
@@ -199,10 +205,10 @@ mod tests {
         ) {
             let whole = read(&text, &Method::GET).map(|head| head.map(|head| format!("{head:?}")));
             let mut buffer = BytesMut::from(text.get(..cut).unwrap_or_default());
-            let mut pieces = take(&mut buffer, &Method::GET);
+            let mut pieces = take(&mut buffer, &Method::GET, &mut HeaderMap::new());
             if let Ok(None) = pieces {
                 buffer.extend_from_slice(text.get(cut..).unwrap_or(&text).as_bytes());
-                pieces = take(&mut buffer, &Method::GET);
+                pieces = take(&mut buffer, &Method::GET, &mut HeaderMap::new());
             }
             prop_assert_eq!(whole, pieces.map(|head| head.map(|head| format!("{head:?}"))));
         }
