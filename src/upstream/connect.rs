@@ -16,6 +16,7 @@ use super::Backend;
 use super::connections::{Link, Server};
 use super::error::{ConnectError, Error, Invalid};
 use super::request::Outgoing;
+use super::socket::Socket;
 use super::timer::Timer;
 use crate::http::BodyError;
 
@@ -37,13 +38,15 @@ where
     };
     server.is_reachable();
     backend.healthy.set(1);
+    let socket = Socket::new(stream);
+    let peek = socket.peek();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
         .max_buf_size(MAX_HEAD)
-        .handshake::<_, Outgoing<B>>(TokioIo::new(stream))
+        .handshake::<_, Outgoing<B>>(TokioIo::new(socket))
         .await
         .map_err(|error| Error::Invalid(Invalid::Head(error)))?;
-    Ok(Link { sender, driver: server.drive(connection), timer: Timer::new(), is_used: false })
+    Ok(Link { sender, driver: server.drive(connection), timer: Timer::new(), peek, is_used: false })
 }
 
 async fn open(backend: &Backend, deadline: Instant) -> Result<TcpStream, ConnectError> {

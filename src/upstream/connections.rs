@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::balance;
 use super::request::Outgoing;
+use super::socket::Peek;
 use super::timer::Timer;
 use super::{Backend, Upstream};
 use crate::config;
@@ -23,6 +24,11 @@ use crate::telemetry::metrics::Level;
 
 /// Unused connections to one server that one worker keeps; the oldest gives way.
 const MAX_IDLE: usize = 512;
+
+/// A connection that rested for longer is looked at before it is used again. One that is passed on
+/// from request to request under load is not: that would be a system call each time, and what the
+/// server says that soon could as well come a moment later, when nobody can tell it from an answer.
+const RESTED: Duration = Duration::from_millis(1);
 
 /// The first back-off after a failed connect, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -107,12 +113,20 @@ pub(super) struct Server<B> {
     outstanding: Cell<u32>,
     failures: Cell<u32>,
     retry_at: Cell<Option<Instant>>,
-    /// Most recently used last, each with the end of its time. The last one is taken first, so
-    /// that a burst's surplus grows old and goes.
-    idle: RefCell<VecDeque<(Link<B>, Instant)>>,
+    /// Most recently used last. The last one is taken first, so that a burst's surplus grows old and
+    /// goes.
+    idle: RefCell<VecDeque<Idle<B>>>,
     reaper_runs: Cell<bool>,
     idle_level: Level,
     active_level: Level,
+}
+
+/// An unused connection.
+struct Idle<B> {
+    link: Link<B>,
+    since: Instant,
+    /// The end of its time.
+    until: Instant,
 }
 
 impl<B> Server<B> {
@@ -130,13 +144,15 @@ impl<B> Server<B> {
         }
     }
 
-    /// An unused connection that is neither expired nor closed.
+    /// An unused connection that is neither expired nor closed, and on which nothing came that
+    /// nobody asked for: it would be read as the answer to the next request.
     pub(super) fn take_idle(&self, now: Instant) -> Option<Link<B>> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let (mut link, until) = idle.pop_back()?;
+            let Idle { mut link, since, until } = idle.pop_back()?;
             self.idle_level.dec();
-            if until > now && link.is_ready() {
+            let rested = now.saturating_duration_since(since) >= RESTED;
+            if until > now && link.is_ready() && (!rested || link.peek.is_silent()) {
                 link.is_used = true;
                 return Some(link);
             }
@@ -161,9 +177,9 @@ impl<B> Server<B> {
     fn sweep(&self, now: Instant) -> Option<Instant> {
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|(link, until)| *until > now && !link.is_closed());
+        idle.retain(|kept| kept.until > now && !kept.link.is_closed());
         self.idle_level.dec_by(i64::try_from(before - idle.len()).unwrap_or_default());
-        idle.iter().map(|(_, until)| *until).min()
+        idle.iter().map(|kept| kept.until).min()
     }
 }
 
@@ -175,7 +191,8 @@ impl<B: 'static> Server<B> {
             kept.pop_front();
             self.idle_level.dec();
         }
-        kept.push_back((link, Instant::now() + idle));
+        let now = Instant::now();
+        kept.push_back(Idle { link, since: now, until: now + idle });
         self.idle_level.inc();
         if !self.reaper_runs.replace(true) {
             tokio::task::spawn_local(reap(Rc::downgrade(self)));
@@ -224,6 +241,7 @@ pub(super) struct Link<B> {
     pub(super) sender: SendRequest<Outgoing<B>>,
     pub(super) driver: JoinHandle<()>,
     pub(super) timer: Timer,
+    pub(super) peek: Peek,
     /// It has served a request before, so that the server may be about to close it.
     pub(super) is_used: bool,
 }
