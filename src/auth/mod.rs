@@ -26,7 +26,7 @@ use http_body::Body as HttpBody;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::access::Authenticator;
+use crate::access::{Authenticator, Credential, Denial, authenticate};
 use crate::clock::Clock;
 use crate::cognito::{self, Refusal};
 use crate::config;
@@ -182,6 +182,9 @@ impl Auth {
         B: HttpBody<Data = Bytes, Error = BodyError>,
     {
         let (parts, body) = request.into_parts();
+        if let Credential::Refused(refusal) = authenticate::unasked(&parts.headers) {
+            return Err(Denial::Refused(refusal).into());
+        }
         let may_be_empty = matches!(action, Action::Logout | Action::Validate);
         let members = Members::read(&parts.headers, body, may_be_empty).await?;
         match action {

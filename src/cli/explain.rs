@@ -13,7 +13,7 @@ use super::load;
 use crate::access::authenticate::bearer;
 use crate::access::forwarded::{Forwarded, Hop};
 use crate::access::identity::{Identity, Stamp, stamp};
-use crate::access::{Credential, Denial, Lack, authorize, satisfies};
+use crate::access::{Denial, Lack, authenticate, authorize, satisfies};
 use crate::clock::Clock;
 use crate::config::{Access, Config, Pool, Route, Rule, Servers};
 use crate::gateway::host::effective_host;
@@ -102,7 +102,7 @@ fn explain(config: &Config, question: &Question, out: &mut dyn Write) -> Result<
     };
     line("token", &shown.text())?;
     let decision = match (&route.access, &shown) {
-        (access, Shown::Nothing) => authorize(access, &Credential::Absent).map(|_| ()),
+        (access, Shown::Nothing) => authorize(access, &authenticate::unasked(request.headers())).map(|_| ()),
         (_, Shown::Refused(denial)) => Err(denial.clone()),
         (Access::Required(rule), Shown::Claims { claims, pool, .. }) => satisfies(rule, claims, pool),
         (_, Shown::Claims { claims, pool, .. }) => satisfies(&Rule::default(), claims, pool),
@@ -207,7 +207,7 @@ fn verify(config: &Config, token: &str) -> Result<Result<Shown, token::Error>, F
 
 fn rule_text(access: &Access) -> String {
     match access {
-        Access::Public => "public: everybody may pass, credentials are not looked at".to_owned(),
+        Access::Public => "public: everybody may pass, a credential is not looked at".to_owned(),
         Access::Optional => "optional: no credential, or a good one".to_owned(),
         Access::Required(rule) if *rule == Rule::default() => "required: a verified token".to_owned(),
         Access::Required(rule) => {
@@ -284,7 +284,8 @@ fn upstream(
         request_id: RequestId::random(),
         trace: TraceContext::random(),
     };
-    let anonymous = authorize(&Access::Public, &Credential::Absent).map_err(|denial| denial_text(&denial))?;
+    let anonymous =
+        authorize(&Access::Public, &crate::access::Credential::Absent).map_err(|denial| denial_text(&denial))?;
     let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: upstream.keep_authorization };
     let vetted = stamp(request, &anonymous, &stamp_with)?;
     let mut headers = vetted.request().headers().clone();

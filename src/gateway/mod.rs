@@ -20,7 +20,7 @@ use self::host::effective_host;
 use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
-use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
+use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, HostPattern, PathPattern};
@@ -182,8 +182,7 @@ impl Worker {
         check_length(route.config.body, request.body())?;
 
         let credential = match &route.config.access {
-            // Nobody asks who is calling, so a bad token does no harm here and a good one no work.
-            Access::Public => Credential::Absent,
+            Access::Public => authenticate::unasked(head),
             _ => gateway.authenticator.credential(head, now).await,
         };
         let decision = authorize(&route.config.access, &credential);

@@ -25,6 +25,10 @@ use crate::telemetry::metrics::Level;
 /// Unused connections to one server that one worker keeps; the oldest gives way.
 const MAX_IDLE: usize = 512;
 
+/// After this long a kept connection is looked at before it is used. Within a busy moment there is
+/// hardly time for a server to have second thoughts, and that is when a system call costs most.
+const RESTED: Duration = Duration::from_millis(1);
+
 /// The first back-off after a failed connect, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -110,7 +114,7 @@ pub(super) struct Server {
     retry_at: Cell<Option<Instant>>,
     /// Most recently used last, each with the end of its time. The last one is taken first, so
     /// that a burst's surplus grows old and goes.
-    idle: RefCell<VecDeque<(Link, Instant)>>,
+    idle: RefCell<VecDeque<Kept>>,
     /// Wakes the task that watches the idle connections, while there is one.
     reaper: RefCell<Option<Waker>>,
     reaper_starts: Cell<bool>,
@@ -134,13 +138,15 @@ impl Server {
         }
     }
 
-    /// An unused connection that is neither expired nor closed. `sure`: what goes over it cannot be
-    /// sent again, so that one more system call is worth it.
+    /// An unused connection that is neither expired nor closed, and on which nothing came: it would be
+    /// read as the next answer. `sure`: what goes over it cannot be sent again, so that one more
+    /// system call is worth it.
     pub(super) fn take_idle(&self, now: Instant, sure: bool) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let (mut link, until) = idle.pop_back()?;
+            let Kept { mut link, since, until } = idle.pop_back()?;
             self.idle_level.dec();
+            let sure = sure || now.saturating_duration_since(since) >= RESTED;
             // Nobody needs to be woken by it before the next exchange says so.
             if until > now && link.connection.is_quiet(&mut Context::from_waker(Waker::noop()), sure) {
                 link.is_used = true;
@@ -168,9 +174,9 @@ impl Server {
     fn sweep(&self, now: Instant, cx: &mut Context<'_>) -> Option<Instant> {
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|(link, until)| *until > now && link.connection.is_quiet(cx, false));
+        idle.retain(|kept| kept.until > now && kept.link.connection.is_quiet(cx, false));
         self.idle_level.dec_by(i64::try_from(before - idle.len()).unwrap_or_default());
-        idle.iter().map(|(_, until)| *until).min()
+        idle.iter().map(|kept| kept.until).min()
     }
 
     /// Keeps a connection for another request, for at most `idle`, unless bytes came that nobody
@@ -187,7 +193,8 @@ impl Server {
             kept.pop_front();
             self.idle_level.dec();
         }
-        kept.push_back((link, Instant::now() + idle));
+        let since = Instant::now();
+        kept.push_back(Kept { link, since, until: since + idle });
         self.idle_level.inc();
         if reaper.is_none() && !self.reaper_starts.replace(true) {
             tokio::task::spawn_local(reap(Rc::downgrade(self)));
@@ -218,6 +225,13 @@ async fn reap(server: RcWeak<Server>) {
         }
     })
     .await;
+}
+
+/// A connection that is not in use.
+struct Kept {
+    link: Link,
+    since: Instant,
+    until: Instant,
 }
 
 /// One connection. Dropping it closes it, whatever it is in the middle of.

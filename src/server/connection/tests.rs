@@ -5,9 +5,11 @@ use tokio::io::DuplexStream;
 use super::*;
 use crate::http::Body as OurBody;
 
-/// Answers every request with its body (`/slow` after 30 s, `/early` without it), and refusals with their names.
+/// Answers every request with its body (`/slow` after 30 s, `/early` without it, `/drain` after the
+/// process has begun to drain), and refusals with their names.
 struct Echo {
     seen: Cell<usize>,
+    switch: watch::Sender<Lifecycle>,
 }
 
 impl Service for Echo {
@@ -21,6 +23,9 @@ impl Service for Echo {
         let mut response = Response::new(OurBody::Empty);
         if request.uri().path() == "/slow" {
             tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        if request.uri().path() == "/drain" {
+            self.switch.send_replace(Lifecycle::Draining);
         }
         if request.uri().path() == "/early" {
             return response;
@@ -56,7 +61,7 @@ fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<(
         },
     };
     let (switch, lifecycle) = watch::channel(Lifecycle::Running);
-    let service = Rc::new(Echo { seen: Cell::new(0) });
+    let service = Rc::new(Echo { seen: Cell::new(0), switch: switch.clone() });
     (client, switch, tokio::task::spawn_local(serve(server, info, service, limits, lifecycle)))
 }
 
@@ -195,5 +200,16 @@ fn draining_closes_idle_connections_at_once() {
         let begin = Instant::now();
         task.await.unwrap();
         assert_eq!(begin.elapsed().as_secs(), 0);
+    });
+}
+
+#[test]
+fn an_answer_that_ends_while_draining_begins_says_that_the_connection_closes() {
+    run(async {
+        let (mut client, _switch, task) = start();
+        client.write_all(b"GET /drain HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let answer = read_all(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("connection: close\r\n"), "{answer}");
+        task.await.unwrap();
     });
 }

@@ -199,6 +199,7 @@ async fn draining_finishes_what_was_begun_and_takes_nothing_new() {
     setup.gate.open.add_permits(1);
     let answer = rest(&mut busy).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("worker-1"), "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
     setup.join().await;
 }
 

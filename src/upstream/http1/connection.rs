@@ -1,6 +1,6 @@
 //! One connection: its socket, and the answers that come in over it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
@@ -21,30 +21,42 @@ use super::head::{self, Head};
 const READ: (usize, usize) = (8 * 1024, 64 * 1024);
 
 /// A socket that one task may write to while another reads it. Both are on the same thread.
-pub(in super::super) struct Socket(RefCell<TcpStream>);
+pub(in super::super) struct Socket {
+    stream: RefCell<TcpStream>,
+    /// A write was told of a reset: the system says so only once, and the next read would take it
+    /// for an end in good order.
+    is_reset: Cell<bool>,
+}
 
 impl Socket {
     pub(in super::super) fn new(stream: TcpStream) -> Self {
-        Self(RefCell::new(stream))
+        Self { stream: RefCell::new(stream), is_reset: Cell::new(false) }
     }
 
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes));
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+            self.is_reset.set(true);
+        }
+        Poll::Ready(written)
     }
 
     fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
-        pin!(self.0.borrow_mut().read_buf(buffer)).poll(cx)
+        match ready!(pin!(self.stream.borrow_mut().read_buf(buffer)).poll(cx))? {
+            0 if self.is_reset.get() => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            count => Poll::Ready(Ok(count)),
+        }
     }
 
     /// Whether nothing has come, not even an end, as far as this thread has been told. Wakes the
     /// task when something does. Usually no system call.
     fn is_quiet(&self, cx: &mut Context<'_>) -> bool {
-        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending()
+        Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending()
     }
 
     /// The same, asked of the system.
     fn is_still_quiet(&self) -> bool {
-        let peeked = SockRef::from(&*self.0.borrow()).peek(&mut [MaybeUninit::uninit()]);
+        let peeked = SockRef::from(&*self.stream.borrow()).peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }

@@ -4,6 +4,7 @@
 //! server sees it, a [`Gate`] an upstream with the connections of one worker. A test lets
 //! `gate.forward(..)` and the server's lines run side by side with `tokio::join!`.
 
+mod early;
 mod failures;
 mod framing;
 mod reuse;
@@ -257,6 +258,18 @@ pub(super) async fn read(response: Response<Body>) -> Result<(String, HeaderMap)
 
 pub(super) async fn text(response: Response<Body>) -> String {
     read(response).await.unwrap().0
+}
+
+/// One plain exchange on a new connection, which is kept.
+pub(super) async fn first_exchange(gate: &Gate, script: &Script) -> Wire {
+    let (answer, wire) = tokio::join!(gate.forward(get()), async {
+        let mut wire = script.accept().await;
+        wire.head().await;
+        wire.write(OK).await;
+        wire
+    });
+    assert_eq!(text(answer.unwrap()).await, "hi");
+    wire
 }
 
 /// A complete answer on a connection that stays open.

@@ -4,18 +4,6 @@ use http::Method;
 
 use super::*;
 
-/// One plain exchange on a new connection, which is kept.
-async fn first_exchange(gate: &Gate, script: &Script) -> Wire {
-    let (answer, wire) = tokio::join!(gate.forward(get()), async {
-        let mut wire = script.accept().await;
-        wire.head().await;
-        wire.write(OK).await;
-        wire
-    });
-    assert_eq!(text(answer.unwrap()).await, "hi");
-    wire
-}
-
 #[test]
 fn an_upstream_is_shared_by_all_workers() {
     fn is_shared<T: Send + Sync>() {}
