@@ -40,6 +40,10 @@ impl Service for Echo {
         *response.status_mut() = http::StatusCode::BAD_REQUEST;
         response
     }
+
+    fn refuse_request<B>(&self, client: &(), _request: &Request<B>, refusal: Refusal) -> Response<OurBody> {
+        self.refuse(client, refusal)
+    }
 }
 
 /// Starts a connection; returns the client's end and the switch.
@@ -54,6 +58,7 @@ fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<(
             request_head: Duration::from_secs(10),
             body_stall: Duration::from_secs(60),
         },
+        h2_streams: 128,
     };
     let (switch, lifecycle) = watch::channel(Lifecycle::Running);
     let service = Rc::new(Echo { seen: Cell::new(0) });
