@@ -228,4 +228,4 @@ async fn drain<I: AsyncRead + Unpin>(stream: &mut I) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -167,3 +167,6 @@ async fn answer<S: Service>(
     }
     response.map(Some)
 }
+
+#[cfg(test)]
+mod tests;
