@@ -137,6 +137,17 @@ pub fn remove_nominated(headers: &mut HeaderMap) -> bool {
     close
 }
 
+/// Several `Cookie` lines are one list (RFC 6265 §5.4); backends that take the first or the last
+/// line would see different ones.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// A header that must be there at most once was there more often.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than one {0} header")]

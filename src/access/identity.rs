@@ -8,14 +8,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 
 use super::Permit;
 use super::forwarded::Forwarded;
 use crate::config::{self, ClaimSource};
-use crate::http::{Body, BodyError, HOP_BY_HOP, remove_nominated};
+use crate::http::{Body, BodyError, HOP_BY_HOP, join_cookies, remove_nominated};
 use crate::token::Claims;
 use crate::upstream::{self, Connections, Exchange, Managed, Timing, Upstream};
 
@@ -182,17 +182,6 @@ const OURS: [&str; 11] = [
 ];
 
 const OUR_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-"];
-
-/// Several `Cookie` lines are one list (RFC 6265 §5.4); backends that take the first or the last
-/// line would see different ones.
-fn join_cookies(headers: &mut HeaderMap) {
-    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if lines.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
-    {
-        headers.insert(header::COOKIE, joined);
-    }
-}
 
 /// A claim as text: `Some(None)` when there is nothing to say, `None` when it cannot be said.
 fn claim_text(value: &serde_json::Value) -> Option<Option<String>> {

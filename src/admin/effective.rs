@@ -18,7 +18,7 @@ use crate::config::{
 pub fn config(config: &Config, generation: u64) -> Value {
     let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, log } = config;
     let Admin { address } = admin;
-    let listeners: Vec<_> = listeners.iter().map(|Listener { address }| json!({ "address": address })).collect();
+    let listeners: Vec<_> = listeners.iter().map(show_listener).collect();
     let pools: Map<_, _> = pools.iter().map(|pool| (pool.name.to_string(), show_pool(pool))).collect();
     let upstreams: Map<_, _> = upstreams.iter().map(|one| (one.name.to_string(), show_upstream(one))).collect();
     json!({
@@ -41,9 +41,14 @@ pub fn routes(config: &Config) -> Value {
     config.routes.iter().map(|route| show_route(route)).collect()
 }
 
+fn show_listener(listener: &Listener) -> Value {
+    let Listener { address, h2c } = listener;
+    json!({ "address": address, "h2c": h2c })
+}
+
 fn show_server(server: &Server) -> Value {
     let Server { workers, drain, trusted_proxies, limits } = server;
-    let Limits { connections, request_head, idle, head_size, headers, body, body_stall } = limits;
+    let Limits { connections, request_head, idle, head_size, headers, body, body_stall, h2_streams } = limits;
     json!({
         "workers": workers,
         "drain": duration(*drain),
@@ -56,6 +61,7 @@ fn show_server(server: &Server) -> Value {
             "headers": headers,
             "body": body.unwrap_or(0),
             "body_stall": duration(*body_stall),
+            "h2_streams": h2_streams,
         },
     })
 }
@@ -279,11 +285,12 @@ mod tests {
             headers: 100,
             body: None,
             body_stall: seconds(60),
+            h2_streams: 128,
         };
         Config {
             source: "config/portcullis.toml".into(),
             server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
-            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into() }],
+            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into(), h2c: true }],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],
             upstreams: vec![Arc::new(upstream)],

@@ -122,7 +122,7 @@ impl App {
             let address = listener.address;
             let failed = |source| StartError::Bind { what: format!("listener {}", index + 1), address, source };
             let socket = bind(address).map_err(failed)?;
-            listeners.push((socket.local_addr().map_err(failed)?, socket));
+            listeners.push((socket.local_addr().map_err(failed)?, socket, listener.h2c));
         }
         let address = config.admin.address;
         let admin =
@@ -145,9 +145,9 @@ impl App {
         let mut addresses = Vec::new();
         {
             let _control = control.handle.enter();
-            for (address, socket) in listeners {
+            for (address, socket, h2c) in listeners {
                 let most = server.limits.connections;
-                let accept = workers.accept(socket, most, &metrics, lifecycle_seen.clone());
+                let accept = workers.accept(socket, h2c, most, &metrics, lifecycle_seen.clone());
                 control.handle.spawn(accept.map_err(StartError::Thread)?);
                 addresses.push(address);
             }
@@ -252,6 +252,7 @@ fn connection_limits(limits: &config::Limits) -> ConnectionLimits {
     ConnectionLimits {
         head: HeadLimits { bytes: limits.head_size, lines: limits.headers },
         patience: Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall },
+        h2_streams: limits.h2_streams,
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Limits {
     pub body: Option<u64>,
     /// A body of which no byte moves, in either direction.
     pub body_stall: Duration,
+    /// Requests that may be open at once on one HTTP/2 connection.
+    pub h2_streams: u32,
 }
 
 /// `[[listener]]`: an address that clients connect to.
@@ -109,6 +111,8 @@ pub struct Limits {
 pub struct Listener {
     /// Port 0 takes any free port.
     pub address: SocketAddr,
+    /// Clients may speak HTTP/2 from the first byte on, without TLS.
+    pub h2c: bool,
 }
 
 /// `[admin]`: the operator's listener.

@@ -252,6 +252,12 @@ impl Service for Worker {
         let response = problem_response(&refusal.into(), &mut record);
         record.answer(response)
     }
+
+    fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
+        let response = problem_response(&refusal.into(), &mut record);
+        record.answer(response)
+    }
 }
 
 /// What happened upstream goes into the record also when the client leaves in the middle.

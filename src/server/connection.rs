@@ -45,6 +45,9 @@ pub trait Service: 'static {
 
     /// The answer to something that never became a request. Its body is a full one.
     fn refuse(&self, client: &Self::Client, refusal: Refusal) -> Response<Self::Body>;
+
+    /// The answer to a request whose head is not taken. Its body is a full one.
+    fn refuse_request<B>(&self, client: &Self::Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body>;
 }
 
 /// What one client may take.
@@ -54,6 +57,8 @@ pub struct ConnectionLimits {
     pub head: HeadLimits,
     /// The time things may take.
     pub patience: Patience,
+    /// Requests that may be open at once on one HTTP/2 connection.
+    pub h2_streams: u32,
 }
 
 /// How the process is doing. Each step is final.
@@ -120,7 +125,7 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// How long a client may take to read a last answer, and to stop sending.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// Runs a connection to its end; says so when it ended because something took too long.
 async fn watch_over<C>(
@@ -251,4 +256,4 @@ async fn drain<I: AsyncRead + Unpin>(stream: &mut I) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

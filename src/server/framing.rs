@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use memchr::memchr_iter;
 
 /// The longest request target, as other servers have it (nginx: 8k).
-const MAX_TARGET: usize = 8 * 1024;
+pub(crate) const MAX_TARGET: usize = 8 * 1024;
 /// Lines that a parser has room for; the configured limit lies at or below it.
 pub(crate) const MAX_HEADERS: usize = 256;
 /// Chunk extensions carry nothing that anybody needs.

@@ -3,7 +3,9 @@
 mod body;
 mod connection;
 pub mod framing;
+pub(crate) mod http2;
 mod io;
+mod preface;
 mod worker;
 
 pub use body::RequestBody;

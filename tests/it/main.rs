@@ -7,6 +7,8 @@ mod docs;
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
+mod http2;
+#[cfg(test)]
 mod identity_routes;
 #[cfg(test)]
 mod keys;

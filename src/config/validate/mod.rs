@@ -125,6 +125,8 @@ fn limits(section: &Section<'_>) -> Limits {
         headers: section.count("headers", 100, 1..=256),
         body: section.size("body").map(Spanned::into_inner).filter(|bytes| *bytes > 0),
         body_stall: section.positive_duration("body_stall", Duration::from_secs(60)),
+        // With none nothing could be asked; each one more may make us hold a head and a buffer.
+        h2_streams: u32::try_from(section.count("h2_streams", 128, 1..=1000)).unwrap_or(u32::MAX),
     }
 }
 
@@ -147,7 +149,7 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
         let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
         let (span, address) = (address.span(), address.into_inner());
         bound.push(Bound { address, span, what: "a listener".to_owned() });
-        listeners.push(Listener { address });
+        listeners.push(Listener { address, h2c: section.flag("h2c", false) });
     }
     listeners
 }

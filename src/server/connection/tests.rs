@@ -7,9 +7,15 @@ use crate::http::Body as OurBody;
 
 /// Answers every request with its body (`/slow` after 30 s, `/early` without it, `/drain` after the
 /// process has begun to drain), and refusals with their names.
-struct Echo {
+pub(in crate::server) struct Echo {
     seen: Cell<usize>,
     switch: watch::Sender<Lifecycle>,
+}
+
+impl Echo {
+    pub(in crate::server) fn new(switch: &watch::Sender<Lifecycle>) -> Rc<Self> {
+        Rc::new(Self { seen: Cell::new(0), switch: switch.clone() })
+    }
 }
 
 impl Service for Echo {
@@ -45,28 +51,39 @@ impl Service for Echo {
         *response.status_mut() = http::StatusCode::BAD_REQUEST;
         response
     }
+
+    fn refuse_request<B>(&self, client: &(), _request: &Request<B>, refusal: Refusal) -> Response<OurBody> {
+        self.refuse(client, refusal)
+    }
 }
 
 /// Starts a connection; returns the client's end and the switch.
 fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<()>) {
     let (client, server) = tokio::io::duplex(64 * 1024);
+    let (switch, lifecycle) = watch::channel(Lifecycle::Running);
+    let service = Echo::new(&switch);
+    (client, switch, tokio::task::spawn_local(serve(server, info(), service, limits(), lifecycle)))
+}
+
+pub(in crate::server) fn info() -> ConnInfo {
     let address = "127.0.0.1:1".parse().unwrap();
-    let info = ConnInfo { peer: address, local: address, listener: "test".into() };
-    let limits = ConnectionLimits {
+    ConnInfo { peer: address, local: address, listener: "test".into() }
+}
+
+pub(in crate::server) fn limits() -> ConnectionLimits {
+    ConnectionLimits {
         head: HeadLimits { bytes: 8192, lines: 100 },
         patience: Patience {
             idle: Duration::from_secs(75),
             request_head: Duration::from_secs(10),
             body_stall: Duration::from_secs(60),
         },
-    };
-    let (switch, lifecycle) = watch::channel(Lifecycle::Running);
-    let service = Rc::new(Echo { seen: Cell::new(0), switch: switch.clone() });
-    (client, switch, tokio::task::spawn_local(serve(server, info, service, limits, lifecycle)))
+        h2_streams: 128,
+    }
 }
 
 /// Runs a test on a paused clock, where time passes only when everybody waits.
-fn run(test: impl Future<Output = ()>) {
+pub(in crate::server) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }
