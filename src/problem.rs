@@ -183,6 +183,7 @@ impl From<BodyError> for Problem {
             BodyError::TooLarge => Self::from(Code::BodyTooLarge),
             BodyError::Stalled => Self::from(Code::RequestTimeout).because("body"),
             BodyError::Upstream => Self::from(Code::UpstreamInvalid).because("body"),
+            BodyError::Overdue => Self::from(Code::UpstreamTimeout).because("route_timeout"),
         };
         Self { close: true, ..problem }
     }

@@ -10,8 +10,8 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HostHeader, HostPattern, Identity, Keys, Limits,
-    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream,
+    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HeaderEdits, HostHeader, HostPattern, Identity, Keys,
+    Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -128,7 +128,21 @@ fn show_upstream(upstream: &Upstream) -> Value {
 }
 
 fn show_route(route: &Route) -> Value {
-    let Route { label, host, path, methods, upstream, access, body, keep_encoded_slashes, line } = route;
+    let Route {
+        label,
+        host,
+        path,
+        methods,
+        upstream,
+        access,
+        body,
+        rewrite,
+        timeout,
+        request_headers,
+        response_headers,
+        keep_encoded_slashes,
+        line,
+    } = route;
     json!({
         "label": **label,
         "host": match host {
@@ -136,10 +150,7 @@ fn show_route(route: &Route) -> Value {
             HostPattern::Exact(host) => Some(host.clone()),
             HostPattern::Wildcard(domain) => Some(format!("*.{domain}")),
         },
-        "path": match path {
-            PathPattern::Exact(path) => path.clone(),
-            PathPattern::Prefix(path) => format!("{path}/*"),
-        },
+        "path": pattern(path),
         "methods": methods.as_ref().map(|methods| methods.iter().map(Method::as_str).collect::<Vec<_>>()),
         "upstream": **upstream,
         "access": match access {
@@ -148,9 +159,33 @@ fn show_route(route: &Route) -> Value {
             Access::Required(rule) if *rule == Rule::default() => "required".into(),
             Access::Required(rule) => show_rule(rule),
         },
+        "strip_prefix": rewrite.as_ref().map(|rewrite| &rewrite.strip),
+        "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
+        "timeout": duration(timeout.unwrap_or_default()),
         "body": body.unwrap_or(0),
+        "request_headers": show_edits(request_headers),
+        "response_headers": show_edits(response_headers),
         "encoded_slashes": if *keep_encoded_slashes { "keep" } else { "reject" },
         "line": line,
+    })
+}
+
+fn pattern(path: &PathPattern) -> String {
+    match path {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(path) => format!("{path}/*"),
+    }
+}
+
+fn show_edits(edits: &HeaderEdits) -> Value {
+    let HeaderEdits { remove, set } = edits;
+    let set = set.iter().map(|(name, value)| {
+        let shown = if value.is_sensitive() { "***".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        (name.to_string(), json!(shown))
+    });
+    json!({
+        "remove": remove.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
+        "set": set.collect::<Map<_, _>>(),
     })
 }
 
@@ -220,7 +255,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Endpoint, PoolId};
+    use http::header::{self, HeaderValue};
+
+    use crate::config::{Endpoint, PoolId, Rewrite};
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -260,6 +297,8 @@ mod tests {
             retries: 1,
             keep_authorization: false,
         };
+        let mut password = HeaderValue::from_static("hunter4");
+        password.set_sensitive(true);
         let route = Route {
             label: "*.example.com /api/*".into(),
             host: HostPattern::Wildcard("example.com".into()),
@@ -268,6 +307,10 @@ mod tests {
             upstream: "app".into(),
             access: Access::Required(Rule { groups: vec!["admin".into()], ..Rule::default() }),
             body: None,
+            rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
+            timeout: None,
+            request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
+            response_headers: HeaderEdits::default(),
             keep_encoded_slashes: false,
             line: 12,
         };
@@ -318,6 +361,8 @@ mod tests {
         assert_eq!(*route, shown["route"][0]);
         assert_eq!((&route["host"], &route["path"]), (&"*.example.com".into(), &"/api/*".into()));
         assert_eq!(route["access"]["groups"], json!(["admin"]));
+        assert_eq!((&route["strip_prefix"], &route["rewrite"]), (&"/api".into(), &"/*".into()));
+        assert_eq!(route["timeout"], "0ms");
     }
 
     #[test]
@@ -325,6 +370,10 @@ mod tests {
         let shown = config(&example(), 1);
         assert_eq!(shown["pool"]["main"]["client_secret"], "***");
         assert_eq!(shown["pool"]["main"]["embedded"]["users"][0]["password"], "***");
+        assert_eq!(
+            shown["route"][0]["request_headers"],
+            json!({"remove": ["cookie"], "set": {"authorization": "***"}})
+        );
         assert!(!shown.to_string().contains("hunter"), "{shown}");
     }
 

@@ -3,6 +3,7 @@
 //! `handle` cannot fail: it begins the record, turns a problem or a panic into an answer,
 //! and moves the record into it. `respond` is the way of a request from top to bottom.
 
+mod deadline;
 pub mod host;
 mod panic;
 pub mod route;
@@ -16,6 +17,7 @@ use arc_swap::{ArcSwap, Cache};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
+use self::deadline::Deadline;
 use self::host::effective_host;
 use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
@@ -179,6 +181,7 @@ impl Worker {
 
         let route = gateway.routes.find(&host.name, &path, request.method())?;
         record.route = Some(Arc::clone(&route.metrics));
+        let mut deadline = Deadline::after(route.config.timeout);
         check_length(route.config.body, request.body())?;
 
         let credential = match &route.config.access {
@@ -194,7 +197,19 @@ impl Worker {
             record.pool = Some(Arc::clone(&principal.verified().pool().name));
         }
 
-        let target = upstream_target(request.uri(), &path)?;
+        let rewritten = route.config.rewrite.as_ref().map(|rewrite| rewrite.apply(&path.text));
+        let sent = match &rewritten {
+            Some(rewritten) => path::normalize(rewritten)?,
+            None => path,
+        };
+        // Nobody reaches by another name what they could not reach by its own.
+        let may = |other: &Route| {
+            !Arc::ptr_eq(&other.upstream, &route.upstream) || authorize(&other.config.access, &credential).is_ok()
+        };
+        if rewritten.is_some() && !gateway.routes.named(&host.name, &sent, request.method()).all(may) {
+            return Err(Problem::from(Code::AccessDenied).because("rewrite"));
+        }
+        let target = upstream_target(request.uri(), &sent)?;
         let trailers = Trailers::of(head, &**gateway.identity.managed());
         let forwarded = Forwarded {
             hop: &client.hop,
@@ -220,11 +235,16 @@ impl Worker {
             body.set_limit(route.config.body.unwrap_or(u64::MAX));
             body.count_into(record.count_in());
         }
-        let vetted = stamp(request, &permit, &Stamp { identity: &gateway.identity, forwarded, keep_authorization })?;
+        let edits = &route.config.request_headers;
+        let vetted =
+            stamp(request, &permit, &Stamp { identity: &gateway.identity, forwarded, keep_authorization, edits })?;
 
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };
-        Ok(vetted.send(upstream, &self.connections, &exchange, &mut timing.timing).await?)
+        let answer = vetted.send(upstream, &self.connections, &exchange, &mut timing.timing);
+        let mut response = deadline.before(pin!(answer)).await?;
+        route.config.response_headers.apply(response.headers_mut());
+        Ok(deadline.watch(response))
     }
 }
 

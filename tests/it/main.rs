@@ -5,6 +5,8 @@ mod config;
 #[cfg(test)]
 mod docs;
 #[cfg(test)]
+mod edits;
+#[cfg(test)]
 mod framing;
 #[cfg(test)]
 mod identity_routes;
