@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{
     Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HeaderEdits, HostHeader, HostPattern, Identity, Keys,
-    Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream,
+    Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse,
+    Upstream,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -138,6 +139,7 @@ fn show_route(route: &Route) -> Value {
         body,
         rewrite,
         timeout,
+        limit,
         request_headers,
         response_headers,
         keep_encoded_slashes,
@@ -163,6 +165,7 @@ fn show_route(route: &Route) -> Value {
         "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
         "timeout": duration(timeout.unwrap_or_default()),
         "body": body.unwrap_or(0),
+        "limit": limit.as_ref().map(show_limit),
         "request_headers": show_edits(request_headers),
         "response_headers": show_edits(response_headers),
         "encoded_slashes": if *keep_encoded_slashes { "keep" } else { "reject" },
@@ -175,6 +178,11 @@ fn pattern(path: &PathPattern) -> String {
         PathPattern::Exact(path) => path.clone(),
         PathPattern::Prefix(path) => format!("{path}/*"),
     }
+}
+
+fn show_limit(limit: &Limit) -> Value {
+    let Limit { rate, per, burst, by } = limit;
+    json!({ "rate": format!("{rate}/{}", duration(*per)), "burst": burst, "by": by.as_str() })
 }
 
 fn show_edits(edits: &HeaderEdits) -> Value {
@@ -257,7 +265,7 @@ mod tests {
     use super::*;
     use http::header::{self, HeaderValue};
 
-    use crate::config::{Endpoint, PoolId, Rewrite};
+    use crate::config::{Endpoint, LimitBy, PoolId, Rewrite};
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -309,6 +317,7 @@ mod tests {
             body: None,
             rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
             timeout: None,
+            limit: Some(Limit { rate: 10, per: seconds(300), burst: 20, by: LimitBy::Subject }),
             request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
             response_headers: HeaderEdits::default(),
             keep_encoded_slashes: false,
@@ -363,6 +372,7 @@ mod tests {
         assert_eq!(route["access"]["groups"], json!(["admin"]));
         assert_eq!((&route["strip_prefix"], &route["rewrite"]), (&"/api".into(), &"/*".into()));
         assert_eq!(route["timeout"], "0ms");
+        assert_eq!(route["limit"], json!({"rate": "10/5m", "burst": 20, "by": "subject"}));
     }
 
     #[test]

@@ -106,6 +106,10 @@ fn explain(config: &Config, question: &Question, out: &mut dyn Write) -> Result<
         return Ok(line("refused", &refused(&denial.into(), &why))?);
     }
     line("allowed", if matches!(shown, Shown::Nothing) { "as an anonymous caller" } else { "as the token's user" })?;
+    if let Some(limit) = &route.limit {
+        let (by, burst) = (limit.by.as_str(), limit.burst);
+        line("limit", &format!("{} in {:?} by {by}, {burst} at once", limit.rate, limit.per))?;
+    }
     if let Some(timeout) = route.timeout {
         line("timeout", &format!("{timeout:?} for the whole request"))?;
     }

@@ -113,6 +113,8 @@ pub static ROUTE: Shape = Shape {
 /// `access` as a table.
 pub static ACCESS: Shape =
     Shape { place: "`access`", keys: &["groups", "scopes", "claims", "pool", "token_use", "clients"] };
+/// `limit` there.
+pub static LIMIT: Shape = Shape { place: "`limit`", keys: &["rate", "burst", "by"] };
 /// `request_headers` and `response_headers` there.
 pub static HEADER_EDITS: Shape = Shape { place: "a table of header edits", keys: &["set", "remove"] };
 /// `[auth]`.
@@ -226,6 +228,10 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&ROUTE, "replace_path", "`rewrite`"),
     (&ROUTE, "strip", "`strip_prefix`"),
     (&ROUTE, "headers", "`request_headers` or `response_headers`"),
+    (&LIMIT, "requests", "`rate`, for instance \"100/1s\""),
+    (&LIMIT, "average", "`rate`, for instance \"100/1s\""),
+    (&LIMIT, "period", "part of `rate`, for instance \"100/1s\""),
+    (&LIMIT, "key", "`by`"),
     (&HEADER_EDITS, "add", "`set`, which replaces what is there"),
     (&HEADER_EDITS, "delete", "`remove`"),
     (&HEADER_EDITS, "unset", "`remove`"),
@@ -305,7 +311,6 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&UPSTREAM, "tls", All, "[upstream.NAME.tls]"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
     unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
-    unavailable(&ROUTE, "limit", All, "`limit`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
     unavailable(&AUTH, "cors", All, "`cors`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),

@@ -324,6 +324,8 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// From the end of the request's head to the last byte of its answer. `None`: no limit.
     pub timeout: Option<Duration>,
+    /// How often somebody may ask.
+    pub limit: Option<Limit>,
     /// What is changed of the request's headers, after all that the gateway does with them itself.
     pub request_headers: HeaderEdits,
     /// What is changed of the headers of the upstream's answer.
@@ -352,6 +354,38 @@ pub enum PathPattern {
     Exact(String),
     /// `/api/*` is stored as `/api` and means `/api` and everything below `/api/`; `/*` as ``.
     Prefix(String),
+}
+
+/// `limit` of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// So many requests, at least 1, …
+    pub rate: u32,
+    /// … in this time, in the long run.
+    pub per: Duration,
+    /// So many at once, at least 1.
+    pub burst: u32,
+    /// Who is counted together.
+    pub by: LimitBy,
+}
+
+/// Who is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitBy {
+    /// The client's address.
+    Client,
+    /// The user; anonymous callers by their address.
+    Subject,
+}
+
+impl LimitBy {
+    /// The word in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Subject => "subject",
+        }
+    }
 }
 
 /// Who may pass a route.

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
 use self::deadline::Deadline;
@@ -25,8 +25,9 @@ use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
 use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::{self, Access, HostPattern, PathPattern};
+use crate::config::{self, Access, HostPattern, LimitBy, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
+use crate::limit::{Key, Limiter};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
@@ -60,6 +61,8 @@ pub struct Route {
     pub config: Arc<config::Route>,
     /// Where its requests go.
     pub upstream: Arc<Upstream>,
+    /// How often somebody may ask.
+    pub limit: Option<Limiter>,
     /// Held metrics.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -76,6 +79,68 @@ impl Pattern for Route {
     }
     fn keep_encoded_slashes(&self) -> bool {
         self.config.keep_encoded_slashes()
+    }
+}
+
+impl Gateway {
+    /// Who is calling, and may they. The order is that of cost: counting before cryptography.
+    async fn decide(
+        &self,
+        route: &Route,
+        head: &HeaderMap,
+        record: &mut Record,
+    ) -> Result<(Credential, Permit), Problem> {
+        let now = record.time;
+        if let Some(limit) = &route.limit
+            && limit.by() == LimitBy::Client
+        {
+            limit.take(Key::Client(record.client), now)?;
+        }
+        let credential = match &route.config.access {
+            // Nobody asks who is calling, so a bad token does no harm here and a good one no work.
+            Access::Public => Credential::Absent,
+            _ => self.authenticator.credential(head, now).await,
+        };
+        let decision = authorize(&route.config.access, &credential);
+        self.decisions.count(&decision);
+        let permit = decision?;
+        if let Some(principal) = permit.principal() {
+            record.subject = Some(Arc::clone(principal.subject()));
+            record.pool = Some(Arc::clone(&principal.verified().pool().name));
+        }
+        if let Some(limit) = &route.limit
+            && limit.by() == LimitBy::Subject
+        {
+            limit.take(
+                match (&record.pool, &record.subject) {
+                    (Some(pool), Some(subject)) => Key::Subject(pool, subject),
+                    _ => Key::Client(record.client),
+                },
+                now,
+            )?;
+        }
+        Ok((credential, permit))
+    }
+
+    /// The path to send in place of the one that was matched. Nobody reaches by another name what
+    /// they could not reach by its own.
+    fn rewritten<'p>(
+        &self,
+        path: &'p str,
+        route: &Route,
+        host: &str,
+        method: &Method,
+        credential: &Credential,
+    ) -> Result<NormalPath<'p>, Problem> {
+        let path = path::normalize(path)?;
+        let may = |other: &Route| {
+            !Arc::ptr_eq(&other.upstream, &route.upstream) || authorize(&other.config.access, credential).is_ok()
+        };
+        if self.routes.named(host, &path, method).all(may) {
+            Ok(path)
+        } else {
+            Err(Problem::from(Code::AccessDenied).because("rewrite"))
+        }
     }
 }
 
@@ -153,7 +218,7 @@ impl Worker {
         mut request: Request<RequestBody>,
         record: &mut Record,
     ) -> Result<Response<Body>, Problem> {
-        let (head, now) = (request.headers(), record.time);
+        let head = request.headers();
         let trusted = is_trusted(client.info.peer.ip(), &gateway.server.trusted_proxies);
         if trusted {
             record.client = client_addr(client.info.peer.ip(), head, &gateway.server.trusted_proxies);
@@ -184,31 +249,12 @@ impl Worker {
         let mut deadline = Deadline::after(route.config.timeout);
         check_length(route.config.body, request.body())?;
 
-        let credential = match &route.config.access {
-            // Nobody asks who is calling, so a bad token does no harm here and a good one no work.
-            Access::Public => Credential::Absent,
-            _ => gateway.authenticator.credential(head, now).await,
-        };
-        let decision = authorize(&route.config.access, &credential);
-        gateway.decisions.count(&decision);
-        let permit = decision?;
-        if let Some(principal) = permit.principal() {
-            record.subject = Some(Arc::clone(principal.subject()));
-            record.pool = Some(Arc::clone(&principal.verified().pool().name));
-        }
-
+        let (credential, permit) = gateway.decide(route, head, record).await?;
         let rewritten = route.config.rewrite.as_ref().map(|rewrite| rewrite.apply(&path.text));
         let sent = match &rewritten {
-            Some(rewritten) => path::normalize(rewritten)?,
+            Some(rewritten) => gateway.rewritten(rewritten, route, &host.name, request.method(), &credential)?,
             None => path,
         };
-        // Nobody reaches by another name what they could not reach by its own.
-        let may = |other: &Route| {
-            !Arc::ptr_eq(&other.upstream, &route.upstream) || authorize(&other.config.access, &credential).is_ok()
-        };
-        if rewritten.is_some() && !gateway.routes.named(&host.name, &sent, request.method()).all(may) {
-            return Err(Problem::from(Code::AccessDenied).because("rewrite"));
-        }
         let target = upstream_target(request.uri(), &sent)?;
         let trailers = Trailers::of(head, &**gateway.identity.managed());
         let forwarded = Forwarded {
@@ -290,7 +336,7 @@ impl Drop for Noted<'_> {
 }
 
 /// A trusted proxy's names for this request are continued.
-fn continue_names(record: &mut Record, headers: &http::HeaderMap) {
+fn continue_names(record: &mut Record, headers: &HeaderMap) {
     if let Some(id) = first(headers, &X_REQUEST_ID).and_then(RequestId::continued) {
         record.request_id = id;
     }

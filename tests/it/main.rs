@@ -17,6 +17,8 @@ mod layers;
 #[cfg(test)]
 mod lessons;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod matrix;
 #[cfg(test)]
 mod process;

@@ -41,6 +41,7 @@ access           = "public"
 strip_prefix     = "/strip"
 rewrite          = "/v1/*"
 timeout          = "5s"
+limit            = { rate = "10/1m", burst = 5 }
 request_headers  = { set = { "X-Env" = "prod", "X-Api-Key" = "hunter2" }, remove = ["Accept"] }
 response_headers = { set = { "X-Frame-Options" = "DENY" }, remove = ["Server"] }
 [[route]]
@@ -179,6 +180,7 @@ fn claims_that_are_none_are_a_failure() {
 fn what_a_route_changes_is_shown() {
     let lines = answer(&["GET", "/strip/%61?b", "--header", "Accept: text/html"]);
     for wanted in [
+        "limit 10 in 60s by client, 5 at once",
         "timeout 5s for the whole request",
         "rewritten /v1/a",
         "removed accept",

@@ -7,12 +7,14 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::diagnostic::{Diagnostic, Span, closest};
-use crate::config::file::ACCESS;
+use crate::config::file::{ACCESS, LIMIT};
 use crate::config::section::Section;
 use crate::config::validate::edits::{self, Direction};
 use crate::config::validate::pool;
 use crate::config::values::{self, Invalid};
-use crate::config::{Access, Auth, HostPattern, Identity, Limits, PathPattern, Pool, Route, Rule, TokenUse, path};
+use crate::config::{
+    Access, Auth, HostPattern, Identity, Limit, LimitBy, Limits, PathPattern, Pool, Route, Rule, TokenUse, path,
+};
 
 /// What a route may refer to.
 pub(super) struct Names<'a> {
@@ -44,6 +46,7 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
     let body = section.size("body").map_or(limits.body, |size| Some(size.into_inner()).filter(|bytes| *bytes > 0));
     let rewrite = edits::rewrite(section, path.as_ref().map(Spanned::get_ref), keep_encoded_slashes);
     let timeout = section.duration("timeout", Duration::ZERO);
+    let limit = limit(section, &access);
     let request_headers = edits::headers(section, Direction::Request, names.identity);
     let response_headers = edits::headers(section, Direction::Response, names.identity);
     let span = section.place_of("path");
@@ -60,6 +63,7 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
         body,
         rewrite,
         timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+        limit,
         request_headers,
         response_headers,
         keep_encoded_slashes,
@@ -125,6 +129,26 @@ fn access(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Access {
         section.reader.note(nobody.help("add [pool.main], or make the route public: access = \"public\""));
     }
     access
+}
+
+/// `limit`; without `burst` as many at once as in the whole time.
+fn limit(section: &Section<'_>, access: &Access) -> Option<Limit> {
+    let table = section.child("limit", &LIMIT);
+    if !table.is_present() {
+        return None;
+    }
+    table.require("rate", "\"100/1s\"");
+    let rate = table.parsed("rate", "a rate", values::rate).map(Spanned::into_inner);
+    let by = table.choice("by", LimitBy::Client, &[("client", LimitBy::Client), ("subject", LimitBy::Subject)]);
+    if by == LimitBy::Subject && *access == Access::Public {
+        let nobody = Diagnostic::error("a public route has no subjects to limit");
+        let nobody = nobody.at(table.place_of("by"), "nobody is asked who they are");
+        section.reader.note(nobody.help("write by = \"client\", or access = \"optional\""));
+    }
+    let default = rate.and_then(|(rate, _)| usize::try_from(rate).ok()).unwrap_or(1);
+    let burst = table.count("burst", default, 1..=1_000_000_000);
+    let (rate, per) = rate?;
+    Some(Limit { rate, per, burst: u32::try_from(burst).unwrap_or(u32::MAX), by })
 }
 
 /// `access` as a table.
