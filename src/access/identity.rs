@@ -78,6 +78,23 @@ impl Identity {
     }
 }
 
+/// Sets every identity header of the configuration for a proxy that copies them, empty where there is
+/// nothing to say: the proxy must not leave what the client sent under that name.
+///
+/// # Errors
+/// When a claim of the caller cannot be represented.
+pub fn announce(identity: &Identity, permit: &Permit, headers: &mut HeaderMap) -> Result<(), Unrepresentable> {
+    for (name, _) in &identity.headers {
+        headers.insert(name.clone(), HeaderValue::from_static(""));
+    }
+    if let Some(principal) = permit.principal() {
+        for (name, value) in principal.headers.as_ref().map_err(Clone::clone)? {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    Ok(())
+}
+
 /// A request that was decided on, cleaned and stamped. Only [`stamp`] makes one.
 #[derive(Debug)]
 pub struct Vetted<B> {

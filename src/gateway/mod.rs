@@ -23,7 +23,7 @@ use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
-use crate::auth::Auth;
+use crate::auth::{Auth, check};
 use crate::clock::Clock;
 use crate::config::{self, Access, HostPattern, LimitBy, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
@@ -82,14 +82,24 @@ impl Pattern for Route {
     }
 }
 
+/// What is decided on: a request that came, or one that a proxy asks about.
+struct Asked<'a> {
+    host: &'a str,
+    path: &'a NormalPath<'a>,
+    method: &'a Method,
+    /// With the credential.
+    headers: &'a HeaderMap,
+}
+
 impl Gateway {
-    /// Who is calling, and may they. The order is that of cost: counting before cryptography.
+    /// Who is calling, may they, and which path goes upstream if not the one that was asked for. The
+    /// order is that of cost: counting before cryptography.
     async fn decide(
         &self,
         route: &Route,
-        head: &HeaderMap,
+        asked: &Asked<'_>,
         record: &mut Record,
-    ) -> Result<(Credential, Permit), Problem> {
+    ) -> Result<(Permit, Option<String>), Problem> {
         let now = record.time;
         if let Some(limit) = &route.limit
             && limit.by() == LimitBy::Client
@@ -99,7 +109,7 @@ impl Gateway {
         let credential = match &route.config.access {
             // Nobody asks who is calling, so a bad token does no harm here and a good one no work.
             Access::Public => Credential::Absent,
-            _ => self.authenticator.credential(head, now).await,
+            _ => self.authenticator.credential(asked.headers, now).await,
         };
         let decision = authorize(&route.config.access, &credential);
         self.decisions.count(&decision);
@@ -111,36 +121,66 @@ impl Gateway {
         if let Some(limit) = &route.limit
             && limit.by() == LimitBy::Subject
         {
-            limit.take(
-                match (&record.pool, &record.subject) {
-                    (Some(pool), Some(subject)) => Key::Subject(pool, subject),
-                    _ => Key::Client(record.client),
-                },
-                now,
-            )?;
+            let key = match (&record.pool, &record.subject) {
+                (Some(pool), Some(subject)) => Key::Subject(pool, subject),
+                _ => Key::Client(record.client),
+            };
+            limit.take(key, now)?;
         }
-        Ok((credential, permit))
+        let Some(rewrite) = &route.config.rewrite else { return Ok((permit, None)) };
+        let rewritten = rewrite.apply(&asked.path.text);
+        // Nobody reaches by another name what they could not reach by its own.
+        let may = |other: &Route| {
+            !Arc::ptr_eq(&other.upstream, &route.upstream) || authorize(&other.config.access, &credential).is_ok()
+        };
+        if !self.routes.named(asked.host, &path::normalize(&rewritten)?, asked.method).all(may) {
+            return Err(Problem::from(Code::AccessDenied).because("rewrite"));
+        }
+        Ok((permit, Some(rewritten)))
     }
 
-    /// The path to send in place of the one that was matched. Nobody reaches by another name what
-    /// they could not reach by its own.
-    fn rewritten<'p>(
+    /// Answers a proxy that asks whether a request may pass.
+    async fn check(
         &self,
-        path: &'p str,
-        route: &Route,
-        host: &str,
-        method: &Method,
-        credential: &Credential,
-    ) -> Result<NormalPath<'p>, Problem> {
-        let path = path::normalize(path)?;
-        let may = |other: &Route| {
-            !Arc::ptr_eq(&other.upstream, &route.upstream) || authorize(&other.config.access, credential).is_ok()
-        };
-        if self.routes.named(host, &path, method).all(may) {
-            Ok(path)
-        } else {
-            Err(Problem::from(Code::AccessDenied).because("rewrite"))
+        auth: &Auth,
+        appended: &str,
+        trusted: bool,
+        request: &Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Problem> {
+        if !trusted {
+            let detail = "Only a proxy in trusted_proxies may ask";
+            return Err(Problem::new(Code::AccessDenied, detail).because("untrusted_proxy"));
         }
+        let asked = match check::asked(request.method(), appended, request.headers()) {
+            Ok(asked) => asked,
+            // The proxy is set up wrongly, which its operator should see.
+            Err(unclear @ check::Unclear::Missing(_)) => return Err(unclear.into()),
+            Err(unclear) => return Err(check::refusal(unclear.into())),
+        };
+        let permit = self.permit_for(auth, &asked, request.headers(), record).await.map_err(check::refusal)?;
+        let mut response = check::answer(&self.identity, &permit)?;
+        response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
+        Ok(response)
+    }
+
+    /// The decision on a request that another proxy has.
+    async fn permit_for(
+        &self,
+        auth: &Auth,
+        asked: &check::Asked,
+        headers: &HeaderMap,
+        record: &mut Record,
+    ) -> Result<Permit, Problem> {
+        let host = effective_host(&asked.target, &asked.host)?;
+        let path = path::normalize(asked.target.path())?;
+        if auth.serves(&host.name, &path.text).is_some() {
+            // They are answered here, and no upstream has them.
+            return Err(Problem::from(Code::AccessDenied).because("identity_route"));
+        }
+        let route = self.routes.find(&host.name, &path, &asked.method)?;
+        let asked = Asked { host: &host.name, path: &path, method: &asked.method, headers };
+        Ok(self.decide(route, &asked, record).await?.0)
     }
 }
 
@@ -238,6 +278,9 @@ impl Worker {
         {
             let below = below.to_owned();
             record.route = Some(Arc::clone(auth.metrics_of(&below)));
+            if let Some(appended) = check::serves(&below) {
+                return Box::pin(gateway.check(auth, appended, trusted, &request, record)).await;
+            }
             request.body_mut().count_into(record.count_in());
             let mut response = Box::pin(auth.handle(request, &below, record.client)).await?;
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
@@ -249,10 +292,10 @@ impl Worker {
         let mut deadline = Deadline::after(route.config.timeout);
         check_length(route.config.body, request.body())?;
 
-        let (credential, permit) = gateway.decide(route, head, record).await?;
-        let rewritten = route.config.rewrite.as_ref().map(|rewrite| rewrite.apply(&path.text));
+        let asked = Asked { host: &host.name, path: &path, method: request.method(), headers: head };
+        let (permit, rewritten) = gateway.decide(route, &asked, record).await?;
         let sent = match &rewritten {
-            Some(rewritten) => gateway.rewritten(rewritten, route, &host.name, request.method(), &credential)?,
+            Some(rewritten) => path::normalize(rewritten)?,
             None => path,
         };
         let target = upstream_target(request.uri(), &sent)?;
