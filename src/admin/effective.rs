@@ -10,8 +10,9 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HostHeader, HostPattern, Identity, Keys, Limits,
-    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream,
+    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HeaderEdits, HostHeader, HostPattern, Identity, Keys,
+    Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse,
+    Upstream,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -134,7 +135,22 @@ fn show_upstream(upstream: &Upstream) -> Value {
 }
 
 fn show_route(route: &Route) -> Value {
-    let Route { label, host, path, methods, upstream, access, body, keep_encoded_slashes, line } = route;
+    let Route {
+        label,
+        host,
+        path,
+        methods,
+        upstream,
+        access,
+        body,
+        rewrite,
+        timeout,
+        limit,
+        request_headers,
+        response_headers,
+        keep_encoded_slashes,
+        line,
+    } = route;
     json!({
         "label": **label,
         "host": match host {
@@ -142,10 +158,7 @@ fn show_route(route: &Route) -> Value {
             HostPattern::Exact(host) => Some(host.clone()),
             HostPattern::Wildcard(domain) => Some(format!("*.{domain}")),
         },
-        "path": match path {
-            PathPattern::Exact(path) => path.clone(),
-            PathPattern::Prefix(path) => format!("{path}/*"),
-        },
+        "path": pattern(path),
         "methods": methods.as_ref().map(|methods| methods.iter().map(Method::as_str).collect::<Vec<_>>()),
         "upstream": **upstream,
         "access": match access {
@@ -154,9 +167,39 @@ fn show_route(route: &Route) -> Value {
             Access::Required(rule) if *rule == Rule::default() => "required".into(),
             Access::Required(rule) => show_rule(rule),
         },
+        "strip_prefix": rewrite.as_ref().map(|rewrite| &rewrite.strip),
+        "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
+        "timeout": duration(timeout.unwrap_or_default()),
         "body": body.unwrap_or(0),
+        "limit": limit.as_ref().map(show_limit),
+        "request_headers": show_edits(request_headers),
+        "response_headers": show_edits(response_headers),
         "encoded_slashes": if *keep_encoded_slashes { "keep" } else { "reject" },
         "line": line,
+    })
+}
+
+fn pattern(path: &PathPattern) -> String {
+    match path {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(path) => format!("{path}/*"),
+    }
+}
+
+fn show_limit(limit: &Limit) -> Value {
+    let Limit { rate, per, burst, by } = limit;
+    json!({ "rate": format!("{rate}/{}", duration(*per)), "burst": burst, "by": by.as_str() })
+}
+
+fn show_edits(edits: &HeaderEdits) -> Value {
+    let HeaderEdits { remove, set } = edits;
+    let set = set.iter().map(|(name, value)| {
+        let shown = if value.is_sensitive() { "***".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        (name.to_string(), json!(shown))
+    });
+    json!({
+        "remove": remove.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
+        "set": set.collect::<Map<_, _>>(),
     })
 }
 
@@ -226,7 +269,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Endpoint, PoolId};
+    use http::header::{self, HeaderValue};
+
+    use crate::config::{Endpoint, LimitBy, PoolId, Rewrite};
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -266,6 +311,8 @@ mod tests {
             retries: 1,
             keep_authorization: false,
         };
+        let mut password = HeaderValue::from_static("hunter4");
+        password.set_sensitive(true);
         let route = Route {
             label: "*.example.com /api/*".into(),
             host: HostPattern::Wildcard("example.com".into()),
@@ -274,6 +321,11 @@ mod tests {
             upstream: "app".into(),
             access: Access::Required(Rule { groups: vec!["admin".into()], ..Rule::default() }),
             body: None,
+            rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
+            timeout: None,
+            limit: Some(Limit { rate: 10, per: seconds(300), burst: 20, by: LimitBy::Subject }),
+            request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
+            response_headers: HeaderEdits::default(),
             keep_encoded_slashes: false,
             line: 12,
         };
@@ -325,6 +377,9 @@ mod tests {
         assert_eq!(*route, shown["route"][0]);
         assert_eq!((&route["host"], &route["path"]), (&"*.example.com".into(), &"/api/*".into()));
         assert_eq!(route["access"]["groups"], json!(["admin"]));
+        assert_eq!((&route["strip_prefix"], &route["rewrite"]), (&"/api".into(), &"/*".into()));
+        assert_eq!(route["timeout"], "0ms");
+        assert_eq!(route["limit"], json!({"rate": "10/5m", "burst": 20, "by": "subject"}));
     }
 
     #[test]
@@ -332,6 +387,10 @@ mod tests {
         let shown = config(&example(), 1);
         assert_eq!(shown["pool"]["main"]["client_secret"], "***");
         assert_eq!(shown["pool"]["main"]["embedded"]["users"][0]["password"], "***");
+        assert_eq!(
+            shown["route"][0]["request_headers"],
+            json!({"remove": ["cookie"], "set": {"authorization": "***"}})
+        );
         assert!(!shown.to_string().contains("hunter"), "{shown}");
     }
 

@@ -15,6 +15,7 @@ use crate::cognito;
 use crate::config::{self, Config};
 use crate::gateway::route::Routes;
 use crate::gateway::{Decisions, Gateway, Route};
+use crate::limit::Limiter;
 use crate::outbound;
 use crate::store::Memory;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -94,6 +95,7 @@ pub(super) fn build(
         Some(Route {
             upstream: Arc::clone(upstreams.get(&route.upstream)?),
             metrics: Arc::new(RouteMetrics::new(metrics, Arc::clone(&route.label))),
+            limit: route.limit.map(|limit| Limiter::new(limit, &route.label, metrics)),
             config: Arc::clone(route),
         })
     });

@@ -9,6 +9,7 @@
 
 mod account;
 mod answer;
+pub mod check;
 mod members;
 mod sessions;
 mod signin;
@@ -91,6 +92,8 @@ pub struct Auth {
     control: Handle,
     /// Held metrics, one for each of [`ROUTES`], in their order.
     metrics: Vec<Arc<RouteMetrics>>,
+    /// Of [`check`], which stands apart: it has any method and no body.
+    check: Arc<RouteMetrics>,
     /// For everything else below the prefix.
     unknown: Arc<RouteMetrics>,
     sessions: Sessions,
@@ -113,6 +116,7 @@ impl Auth {
         let held = |path: &str| Arc::new(RouteMetrics::new(metrics, format!("{}{path}", config.prefix)));
         Self {
             metrics: ROUTES.iter().map(|route| held(route.path)).collect(),
+            check: held(check::PATH),
             unknown: held("/*"),
             sessions: Sessions::new(),
             confirms_itself: AtomicBool::new(false),
@@ -136,6 +140,9 @@ impl Auth {
 
     /// The counters of the route with this path below the prefix.
     pub fn metrics_of(&self, below_prefix: &str) -> &Arc<RouteMetrics> {
+        if check::serves(below_prefix).is_some() {
+            return &self.check;
+        }
         let index = ROUTES.iter().position(|route| route.path == below_prefix);
         index.and_then(|index| self.metrics.get(index)).unwrap_or(&self.unknown)
     }

@@ -113,6 +113,10 @@ pub static ROUTE: Shape = Shape {
 /// `access` as a table.
 pub static ACCESS: Shape =
     Shape { place: "`access`", keys: &["groups", "scopes", "claims", "pool", "token_use", "clients"] };
+/// `limit` there.
+pub static LIMIT: Shape = Shape { place: "`limit`", keys: &["rate", "burst", "by"] };
+/// `request_headers` and `response_headers` there.
+pub static HEADER_EDITS: Shape = Shape { place: "a table of header edits", keys: &["set", "remove"] };
 /// `[auth]`.
 pub static AUTH: Shape = Shape {
     place: "[auth]",
@@ -221,6 +225,16 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&ROUTE, "timeout_ms", "`timeout`, a duration"),
     (&ROUTE, "max_body_size", "`body`"),
     (&ROUTE, "rate_limit", "`limit`"),
+    (&ROUTE, "replace_path", "`rewrite`"),
+    (&ROUTE, "strip", "`strip_prefix`"),
+    (&ROUTE, "headers", "`request_headers` or `response_headers`"),
+    (&LIMIT, "requests", "`rate`, for instance \"100/1s\""),
+    (&LIMIT, "average", "`rate`, for instance \"100/1s\""),
+    (&LIMIT, "period", "part of `rate`, for instance \"100/1s\""),
+    (&LIMIT, "key", "`by`"),
+    (&HEADER_EDITS, "add", "`set`, which replaces what is there"),
+    (&HEADER_EDITS, "delete", "`remove`"),
+    (&HEADER_EDITS, "unset", "`remove`"),
     (&ACCESS, "public", "`access = \"public\"`, which has no rule"),
     (&ACCESS, "optional", "`access = \"optional\"`, which has no rule"),
     (&ACCESS, "required", "`access = \"required\"`"),
@@ -294,13 +308,7 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&UPSTREAM, "health", All, "[upstream.NAME.health]"),
     unavailable(&UPSTREAM, "tls", All, "[upstream.NAME.tls]"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
-    unavailable(&ROUTE, "strip_prefix", All, "`strip_prefix`"),
-    unavailable(&ROUTE, "rewrite", All, "`rewrite`"),
-    unavailable(&ROUTE, "timeout", AllBut(&["\"0\""]), "`timeout` of a route"),
     unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
-    unavailable(&ROUTE, "limit", All, "`limit`"),
-    unavailable(&ROUTE, "request_headers", All, "`request_headers`"),
-    unavailable(&ROUTE, "response_headers", All, "`response_headers`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
     unavailable(&AUTH, "cors", All, "`cors`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),

@@ -5,6 +5,7 @@
 //! nothing fails for a reason that stands in the file.
 
 pub mod diagnostic;
+mod edits;
 pub mod file;
 mod mask;
 pub mod path;
@@ -22,6 +23,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
+pub use crate::config::edits::{HeaderEdits, Rewrite};
 pub use crate::config::validate::parse;
 use crate::secret::Secret;
 
@@ -322,6 +324,16 @@ pub struct Route {
     pub access: Access,
     /// Bytes of a request body. `None`: no limit.
     pub body: Option<u64>,
+    /// What goes upstream in place of the path.
+    pub rewrite: Option<Rewrite>,
+    /// From the end of the request's head to the last byte of its answer. `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// How often somebody may ask.
+    pub limit: Option<Limit>,
+    /// What is changed of the request's headers, after all that the gateway does with them itself.
+    pub request_headers: HeaderEdits,
+    /// What is changed of the headers of the upstream's answer.
+    pub response_headers: HeaderEdits,
     /// `%2f` in the path is kept as it is instead of refused.
     pub keep_encoded_slashes: bool,
     /// 1-based line of the `[[route]]` header in the file.
@@ -346,6 +358,38 @@ pub enum PathPattern {
     Exact(String),
     /// `/api/*` is stored as `/api` and means `/api` and everything below `/api/`; `/*` as ``.
     Prefix(String),
+}
+
+/// `limit` of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// So many requests, at least 1, …
+    pub rate: u32,
+    /// … in this time, in the long run.
+    pub per: Duration,
+    /// So many at once, at least 1.
+    pub burst: u32,
+    /// Who is counted together.
+    pub by: LimitBy,
+}
+
+/// Who is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitBy {
+    /// The client's address.
+    Client,
+    /// The user; anonymous callers by their address.
+    Subject,
+}
+
+impl LimitBy {
+    /// The word in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Subject => "subject",
+        }
+    }
 }
 
 /// Who may pass a route.
@@ -400,6 +444,13 @@ pub struct Identity {
     pub prefix: String,
     /// What is set, for which header. Every name starts with the prefix.
     pub headers: Vec<(HeaderName, ClaimSource)>,
+}
+
+impl Identity {
+    /// Whether a header could be read as one of the identity headers.
+    pub fn manages(&self, name: &HeaderName) -> bool {
+        crate::http::starts_collapsed(name.as_str(), self.prefix.as_bytes())
+    }
 }
 
 /// Where an identity header's value comes from.

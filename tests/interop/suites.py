@@ -1,6 +1,7 @@
 """Which suites there are, in the order in which they run."""
 
 import clients
+import forward_auth
 import pools
 import readme
 
@@ -13,5 +14,7 @@ ALL = {
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
+    "forward-auth-nginx": forward_auth.nginx,
+    "forward-auth-caddy": forward_auth.caddy,
     "readme": readme.curl_lines,
 }

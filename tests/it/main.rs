@@ -1,9 +1,13 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod check;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod docs;
+#[cfg(test)]
+mod edits;
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
@@ -16,6 +20,8 @@ mod keys;
 mod layers;
 #[cfg(test)]
 mod lessons;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod matrix;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! From the file to what it means. Nothing stops at the first mistake: each section notes its own
 //! and goes on with defaults, and a `Config` leaves this module only if none was noted.
 
+mod edits;
 mod identity;
 mod pool;
 mod route;
@@ -52,7 +53,9 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     no_address_twice(root, &bound);
     let upstreams = upstream::all(root);
     let auth = identity::auth(root, &pools);
+    let identity = identity::identity(root);
     let names = route::Names {
+        identity: &identity,
         pools: pools.iter().map(|pool| &*pool.name).collect(),
         upstreams: upstreams.iter().map(|upstream| &*upstream.name).collect(),
     };
@@ -61,7 +64,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
         routes.iter().map(|section| route::one(section, &names, &pools, &server.limits, text)).collect();
     route::no_two_tie(root, &routes);
     route::none_in_auth(root, &routes, auth.as_ref());
-    let identity = identity::identity(root);
+    route::none_rewritten_into_stricter(root, &routes);
     // The keys of [store] are in the table of what is not available: opening it is the whole check.
     let _checked = root.child("store", &STORE);
     Config {
