@@ -10,8 +10,9 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HostHeader, HostPattern, Identity, Keys, Limits,
-    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream,
+    Access, Admin, Auth, Balance, ClaimSource, Config, Embedded, Endpoint, Flow, HostHeader, HostPattern, Identity,
+    Keys, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse,
+    Upstream,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -108,11 +109,17 @@ fn show_embedded(embedded: &Embedded) -> Value {
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name: _, servers, host, connect, response_head, idle, retries, keep_authorization } = upstream;
+    let Upstream { name: _, servers, balance, host, connect, response_head, idle, retries, keep_authorization } =
+        upstream;
     json!({
         "servers": match servers {
-            Servers::Whoami => vec!["whoami:".to_owned()],
-            Servers::Http(endpoints) => endpoints.iter().map(|one| format!("http://{}", one.authority)).collect(),
+            Servers::Whoami => vec![json!("whoami:")],
+            Servers::Http(endpoints) => endpoints.iter().map(show_endpoint).collect(),
+        },
+        "balance": match balance {
+            Balance::Least => "least",
+            Balance::RoundRobin => "round_robin",
+            Balance::Hash => "hash",
         },
         "host": match host {
             HostHeader::Preserve => "preserve",
@@ -125,6 +132,11 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
     })
+}
+
+fn show_endpoint(endpoint: &Endpoint) -> Value {
+    let url = format!("http://{}", endpoint.authority);
+    if endpoint.weight == 1 { json!(url) } else { json!({ "url": url, "weight": endpoint.weight }) }
 }
 
 fn show_route(route: &Route) -> Value {
@@ -249,10 +261,12 @@ mod tests {
                 }],
             }),
         };
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 3000, authority: "127.0.0.1:3000".into() };
+        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 3000, authority: "127.0.0.1:3000".into(), weight: 1 };
+        let heavy = Endpoint { port: 3001, authority: "127.0.0.1:3001".into(), weight: 3, ..endpoint.clone() };
         let upstream = Upstream {
             name: "app".into(),
-            servers: Servers::Http(vec![endpoint]),
+            servers: Servers::Http(vec![endpoint, heavy]),
+            balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: seconds(3),
             response_head: seconds(60),
@@ -311,7 +325,9 @@ mod tests {
         assert_eq!(shown["server"]["limits"]["idle"], "75s");
         assert_eq!(shown["pool"]["main"]["keys"]["stale"], "24h");
         assert_eq!(shown["pool"]["main"]["id"], "eu-west-1_AbC123xyz");
-        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000"]));
+        let heavy = json!({ "url": "http://127.0.0.1:3001", "weight": 3 });
+        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000", heavy]));
+        assert_eq!(shown["upstream"]["app"]["balance"], "least");
         assert_eq!(shown["auth"]["floor"], "300ms");
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");
         let route = &routes(&example())[0];

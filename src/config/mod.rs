@@ -256,6 +256,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Where requests go.
     pub servers: Servers,
+    /// Which of them takes a request.
+    pub balance: Balance,
     /// What the backend gets as `Host`.
     pub host: HostHeader,
     /// To establish a connection, name look-up included.
@@ -275,7 +277,7 @@ pub struct Upstream {
 pub enum Servers {
     /// The built-in server that answers with what it received.
     Whoami,
-    /// `http://` servers, at least one; the less busy of two random ones is taken.
+    /// `http://` servers, at least one.
     Http(Vec<Endpoint>),
 }
 
@@ -288,6 +290,19 @@ pub struct Endpoint {
     pub port: u16,
     /// `host:port` as it belongs in a `Host` header (without the default port) and in metrics.
     pub authority: String,
+    /// Its share of the requests, 1 to 1000, compared with those of the others.
+    pub weight: u32,
+}
+
+/// Which server of an upstream takes the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// The less busy of two random ones.
+    Least,
+    /// Each in turn.
+    RoundRobin,
+    /// Always the same one for a user; for a client address where nobody is signed in.
+    Hash,
 }
 
 /// What the backend gets as `Host`.

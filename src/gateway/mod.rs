@@ -8,6 +8,7 @@ mod panic;
 pub mod route;
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
 use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::{self, Access, HostPattern, PathPattern};
+use crate::config::{self, Access, Balance, HostPattern, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
@@ -32,7 +33,7 @@ use crate::server::{RequestBody, Service};
 use crate::telemetry::access_log::{AccessLog, Path, Record, RecordedBody};
 use crate::telemetry::metrics::{self, Count, Metrics, RouteMetrics};
 use crate::telemetry::trace::{RequestId, TraceContext};
-use crate::upstream::{Connections, Exchange, Timing, Trailers, Upstream};
+use crate::upstream::{self, Connections, Exchange, Timing, Trailers, Upstream};
 
 /// Everything that one configuration made: immutable, shared by all workers.
 #[derive(Debug)]
@@ -211,6 +212,7 @@ impl Worker {
             trailers,
             managed: gateway.identity.managed(),
             body_stall: gateway.server.limits.body_stall,
+            affinity: affinity(upstream.config().balance, &permit, record.client),
         };
         if let Some(target) = target {
             *request.uri_mut() = target;
@@ -252,6 +254,18 @@ impl Service for Worker {
         record.path = Path::default();
         let response = problem_response(&refusal.into(), &mut record);
         record.answer(response)
+    }
+}
+
+/// What `balance = "hash"` goes by: the user, or the address of a client that is nobody.
+fn affinity(balance: Balance, permit: &Permit, client: IpAddr) -> u64 {
+    match (balance, permit.principal()) {
+        (Balance::Least | Balance::RoundRobin, _) => 0,
+        (Balance::Hash, Some(principal)) => upstream::affinity(principal.subject().as_bytes()),
+        (Balance::Hash, None) => match client.to_canonical() {
+            IpAddr::V4(address) => upstream::affinity(&address.octets()),
+            IpAddr::V6(address) => upstream::affinity(&address.octets()),
+        },
     }
 }
 

@@ -17,7 +17,7 @@ use super::balance;
 use super::request::Outgoing;
 use super::timer::Timer;
 use super::{Backend, Upstream};
-use crate::config;
+use crate::config::Balance;
 use crate::secret;
 use crate::telemetry::metrics::Level;
 
@@ -76,7 +76,7 @@ impl<B> Connections<B> {
             .map(|backend| {
                 let name = &upstream.config.name;
                 let mut kept = known.iter().flat_map(|entry| entry.servers.iter());
-                let kept = kept.find(|server| server.upstream == *name && server.endpoint == backend.endpoint);
+                let kept = kept.find(|server| server.upstream == *name && server.authority == backend.authority);
                 kept.cloned().unwrap_or_else(|| Rc::new(Server::new(name, backend)))
             })
             .collect();
@@ -86,25 +86,41 @@ impl<B> Connections<B> {
     }
 
     /// The index of the server for the next request.
-    pub(super) fn pick(&self, servers: &Servers<B>, now: Instant) -> Option<usize> {
-        let mut random = self.random.get();
-        let number = balance::next_random(&mut random);
-        self.random.set(random);
-        let server = |index: usize| servers.get(index);
-        balance::pick(
-            servers.len(),
-            number,
-            |index| server(index).is_some_and(|server| server.retry_at.get().is_none_or(|at| at <= now)),
-            |index| server(index).map_or(u32::MAX, |server| server.outstanding.get()),
-        )
+    pub(super) fn pick(&self, upstream: &Upstream, servers: &Servers<B>, affinity: u64, now: Instant) -> Option<usize> {
+        let (count, server) = (servers.len(), |index: usize| servers.get(index));
+        let weight = |index: usize| match (server(index), upstream.backends().get(index)) {
+            (Some(server), Some(backend)) if server.retry_at.get().is_none_or(|at| at <= now) => {
+                backend.endpoint.weight
+            }
+            _ => 0,
+        };
+        match upstream.config.balance {
+            Balance::Least => {
+                let mut random = self.random.get();
+                let number = balance::next_random(&mut random);
+                self.random.set(random);
+                let busy = |index: usize| server(index).map_or(u32::MAX, |server| server.outstanding.get());
+                balance::least(count, number, weight, busy)
+            }
+            Balance::RoundRobin => {
+                balance::round_robin(count, weight, |index| server(index).map(|server| &server.turn))
+            }
+            Balance::Hash => {
+                balance::hash(count, affinity, weight, |index| server(index).map_or(0, |server| server.number))
+            }
+        }
     }
 }
 
 /// What one worker knows of one server.
 pub(super) struct Server<B> {
     upstream: Arc<str>,
-    endpoint: config::Endpoint,
+    authority: Arc<str>,
+    /// What `balance = "hash"` knows it by.
+    number: u64,
     outstanding: Cell<u32>,
+    /// What `balance = "round_robin"` owes it.
+    turn: Cell<i64>,
     failures: Cell<u32>,
     retry_at: Cell<Option<Instant>>,
     /// Most recently used last, each with the end of its time. The last one is taken first, so
@@ -119,8 +135,10 @@ impl<B> Server<B> {
     fn new(upstream: &Arc<str>, backend: &Backend) -> Self {
         Self {
             upstream: Arc::clone(upstream),
-            endpoint: backend.endpoint.clone(),
+            authority: Arc::clone(&backend.authority),
+            number: balance::number_of(backend.authority.as_bytes()),
             outstanding: Cell::new(0),
+            turn: Cell::new(0),
             failures: Cell::new(0),
             retry_at: Cell::new(None),
             idle: RefCell::default(),

@@ -61,7 +61,7 @@ where
         let mut only_new = false;
         let mut now = started;
         loop {
-            let index = connections.pick(&servers, now).ok_or(Error::NoServer)?;
+            let index = connections.pick(upstream, &servers, exchange.affinity, now).ok_or(Error::NoServer)?;
             let (Some(server), Some(backend)) = (servers.get(index), backends.get(index)) else {
                 return Err(Error::NoServer);
             };

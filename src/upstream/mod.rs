@@ -52,6 +52,8 @@ pub struct Exchange<'a> {
     pub managed: &'a Managed,
     /// How long a body may stand still, in either direction.
     pub body_stall: Duration,
+    /// With `balance = "hash"`, requests of the same number go to the same server; see [`affinity`].
+    pub affinity: u64,
 }
 
 impl std::fmt::Debug for Exchange<'_> {
@@ -61,6 +63,12 @@ impl std::fmt::Debug for Exchange<'_> {
             .field("body_stall", &self.body_stall)
             .finish_non_exhaustive()
     }
+}
+
+/// The [`Exchange::affinity`] of what belongs together, such as everything of one user. The same in
+/// every worker and replica.
+pub fn affinity(of: &[u8]) -> u64 {
+    balance::number_of(of)
 }
 
 /// What the access line tells of an exchange. Filled in as it happens, so that it is right also

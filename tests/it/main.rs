@@ -1,6 +1,8 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod balancing;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod docs;

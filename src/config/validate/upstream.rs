@@ -11,10 +11,13 @@ use crate::config::diagnostic::{Diagnostic, Span, closest};
 use crate::config::file::{ENDPOINT, UPSTREAM};
 use crate::config::section::Section;
 use crate::config::values::{self, Invalid};
-use crate::config::{Endpoint, HostHeader, Servers, Upstream};
+use crate::config::{Balance, Endpoint, HostHeader, Servers, Upstream};
 
 /// The built-in server.
 const WHOAMI: &str = "whoami:";
+/// The words of `balance`.
+const BALANCE: &[(&str, Balance)] =
+    &[("least", Balance::Least), ("round_robin", Balance::RoundRobin), ("hash", Balance::Hash)];
 
 /// Every upstream, sorted by name; also those with mistakes, so that routes may name them.
 pub(super) fn all(root: &Section<'_>) -> Vec<Upstream> {
@@ -26,6 +29,7 @@ fn one(name: &str, section: &Section<'_>) -> Upstream {
     Upstream {
         name: Arc::from(name),
         servers: servers(section),
+        balance: section.choice("balance", Balance::Least, BALANCE),
         host: host(section),
         connect: section.positive_duration("connect", Duration::from_secs(3)),
         response_head: section.positive_duration("response_head", Duration::from_secs(60)),
@@ -54,6 +58,7 @@ fn servers(section: &Section<'_>) -> Servers {
         section.reader.note(none.at(section.place_of("servers"), "requests would have nowhere to go"));
     }
     for element in elements.iter() {
+        let mut weight = 1;
         let url = match element.get_ref() {
             DeValue::String(text) => {
                 let unavailable = section.reader.is_unavailable(&UPSTREAM, "servers", element);
@@ -61,6 +66,7 @@ fn servers(section: &Section<'_>) -> Servers {
             }
             _ => section.child_from("servers", element, &ENDPOINT, "a list of texts and tables").and_then(|server| {
                 server.require("url", "\"http://127.0.0.1:3000\"");
+                weight = u32::try_from(server.count("weight", 1, 1..=1000)).unwrap_or(1);
                 server.text("url")
             }),
         };
@@ -73,8 +79,8 @@ fn servers(section: &Section<'_>) -> Servers {
             Err(invalid) => {
                 section.reader.invalid(format!("`{}` is not a server", url.get_ref()), url.span(), invalid);
             }
-            Ok(endpoint) => match endpoints.iter().find(|earlier| *earlier.get_ref() == endpoint) {
-                None => endpoints.push(Spanned::new(url.span(), endpoint)),
+            Ok(endpoint) => match endpoints.iter().find(|earlier| earlier.get_ref().authority == endpoint.authority) {
+                None => endpoints.push(Spanned::new(url.span(), Endpoint { weight, ..endpoint })),
                 Some(earlier) => {
                     let twice = Diagnostic::error(format!("the server `{}` is there twice", url.get_ref()));
                     section.reader.note(twice.at(url.span(), "the second one").at(earlier.span(), "the first one"));
@@ -122,7 +128,7 @@ fn endpoint(text: &str) -> Result<Endpoint, Invalid> {
     let host = values::host_name(authority.host())?;
     let authority = if port == 80 { host.clone() } else { format!("{host}:{port}") };
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Ok(Endpoint { host, port, authority })
+    Ok(Endpoint { host, port, authority, weight: 1 })
 }
 
 /// `host`: one of two words, or a fixed text.
@@ -166,7 +172,7 @@ mod tests {
             ("http://[::1]:8080", "::1", 8080, "[::1]:8080"),
             ("http://[::1]", "::1", 80, "[::1]"),
         ] {
-            let expected = Endpoint { host: host.to_owned(), port, authority: authority.to_owned() };
+            let expected = Endpoint { host: host.to_owned(), port, authority: authority.to_owned(), weight: 1 };
             assert_eq!(endpoint(text), Ok(expected), "{text}");
         }
         for text in [

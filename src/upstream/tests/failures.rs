@@ -280,8 +280,7 @@ fn a_connect_that_takes_too_long_is_given_up() {
         let script = Script::new();
         let gate = Gate::with(&script, |config| {
             config.connect = Duration::from_millis(50);
-            let endpoint =
-                Endpoint { host: "127.0.0.1".to_owned(), port: address.port(), authority: address.to_string() };
+            let endpoint = Endpoint { port: address.port(), authority: address.to_string(), ..script.endpoint() };
             config.servers = Servers::Http(vec![endpoint]);
         });
         let error = gate.forward(get()).await.unwrap_err();
@@ -319,7 +318,9 @@ fn a_server_that_refuses_is_avoided_while_there_is_another() {
 
         let servers = gate.connections.servers(&gate.upstream);
         let now = tokio::time::Instant::now();
-        let picked = |at| -> Vec<usize> { (0..64).map(|_| gate.connections.pick(&servers, at).unwrap()).collect() };
+        let picked = |at| -> Vec<usize> {
+            (0..64).map(|_| gate.connections.pick(&gate.upstream, &servers, 0, at).unwrap()).collect()
+        };
         assert!(!picked(now - Duration::from_millis(1)).contains(&0));
         assert!(picked(now + Duration::from_millis(1001)).contains(&0), "it gets another chance after 1 s");
         for (failures, seconds) in [(2, 2), (3, 4), (4, 8), (5, 16), (6, 30), (7, 30)] {

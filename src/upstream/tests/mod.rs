@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Connections, Error, Exchange, Managed, Timing, Trailers, Upstream, forward};
-use crate::config::{self, Endpoint, HostHeader, Servers};
+use crate::config::{self, Balance, Endpoint, HostHeader, Servers};
 use crate::http::{Body, BodyError};
 use crate::telemetry::metrics::{Metrics, ServerState};
 
@@ -52,7 +52,7 @@ impl Script {
 
     pub(super) fn endpoint(&self) -> Endpoint {
         let address = self.probe.local_addr().unwrap();
-        Endpoint { host: address.ip().to_string(), port: address.port(), authority: address.to_string() }
+        Endpoint { host: address.ip().to_string(), port: address.port(), authority: address.to_string(), weight: 1 }
     }
 
     pub(super) async fn accept(&self) -> Wire {
@@ -112,6 +112,7 @@ pub(super) struct Gate {
     pub(super) metrics: Metrics,
     pub(super) timing: RefCell<Timing>,
     pub(super) body_stall: Duration,
+    pub(super) affinity: RefCell<u64>,
     managed: Managed,
 }
 
@@ -124,6 +125,7 @@ impl Gate {
         let mut config = config::Upstream {
             name: Arc::from("app"),
             servers: Servers::Http(vec![script.endpoint()]),
+            balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: Duration::from_secs(5),
             response_head: Duration::from_secs(10),
@@ -139,6 +141,7 @@ impl Gate {
             metrics,
             timing: RefCell::default(),
             body_stall: Duration::from_secs(10),
+            affinity: RefCell::new(0),
             managed: Arc::new(|name: &HeaderName| name.as_str().starts_with("x-auth-")),
         }
     }
@@ -154,6 +157,7 @@ impl Gate {
             trailers,
             managed: &self.managed,
             body_stall: self.body_stall,
+            affinity: *self.affinity.borrow(),
         };
         let mut timing = Timing::default();
         let answer = forward(&self.upstream, &self.connections, request, &exchange, &mut timing).await;
