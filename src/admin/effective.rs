@@ -10,9 +10,9 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Balance, ClaimSource, Config, Embedded, Endpoint, Flow, HostHeader, HostPattern, Identity,
-    Keys, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse,
-    Upstream,
+    Access, Admin, Auth, Balance, ClaimSource, Config, Embedded, Endpoint, Flow, Health, HostHeader, HostPattern,
+    Identity, Keys, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers,
+    TokenUse, Upstream,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -109,7 +109,7 @@ fn show_embedded(embedded: &Embedded) -> Value {
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name: _, servers, balance, host, connect, response_head, idle, retries, keep_authorization } =
+    let Upstream { name: _, servers, balance, host, connect, response_head, idle, retries, keep_authorization, health } =
         upstream;
     json!({
         "servers": match servers {
@@ -131,7 +131,13 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "idle": duration(*idle),
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
+        "health": health.as_ref().map(show_health),
     })
+}
+
+fn show_health(health: &Health) -> Value {
+    let Health { path, every, timeout, up, down } = health;
+    json!({ "path": path, "every": duration(*every), "timeout": duration(*timeout), "up": up, "down": down })
 }
 
 fn show_endpoint(endpoint: &Endpoint) -> Value {
@@ -273,6 +279,7 @@ mod tests {
             idle: seconds(60),
             retries: 1,
             keep_authorization: false,
+            health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
         };
         let route = Route {
             label: "*.example.com /api/*".into(),
@@ -328,6 +335,7 @@ mod tests {
         let heavy = json!({ "url": "http://127.0.0.1:3001", "weight": 3 });
         assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000", heavy]));
         assert_eq!(shown["upstream"]["app"]["balance"], "least");
+        assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
         assert_eq!(shown["auth"]["floor"], "300ms");
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");
         let route = &routes(&example())[0];

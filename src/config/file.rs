@@ -89,6 +89,8 @@ pub static UPSTREAM: Shape = Shape {
 };
 /// One of `servers` there, as a table.
 pub static ENDPOINT: Shape = Shape { place: "a server", keys: &["url", "weight"] };
+/// `[upstream.NAME.health]`.
+pub static HEALTH: Shape = Shape { place: "[upstream.NAME.health]", keys: &["path", "every", "timeout", "up", "down"] };
 /// `[[route]]`.
 pub static ROUTE: Shape = Shape {
     place: "[[route]]",
@@ -205,6 +207,10 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&UPSTREAM, "health_check", "[upstream.NAME.health]"),
     (&UPSTREAM, "pass_authorization", "`authorization = \"keep\"`"),
     (&ENDPOINT, "address", "`url`"),
+    (&HEALTH, "interval", "`every`"),
+    (&HEALTH, "url", "`path`"),
+    (&HEALTH, "rise", "`up`"),
+    (&HEALTH, "fall", "`down`"),
     (&ROUTE, "hosts", "`host`, one for each [[route]]"),
     (&ROUTE, "paths", "`path`, one for each [[route]]"),
     (&ROUTE, "prefix", "`path`, which ends with /*"),
@@ -291,7 +297,6 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
     unavailable(&UPSTREAM, "retries", AllBut(&["1", "0"]), "more than one retry"),
     unavailable(&UPSTREAM, "resolve", AllBut(&["\"30s\""]), "`resolve`"),
-    unavailable(&UPSTREAM, "health", All, "[upstream.NAME.health]"),
     unavailable(&UPSTREAM, "tls", All, "[upstream.NAME.tls]"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
     unavailable(&ROUTE, "strip_prefix", All, "`strip_prefix`"),

@@ -270,6 +270,23 @@ pub struct Upstream {
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.
     pub keep_authorization: bool,
+    /// `[upstream.NAME.health]`; absent: servers are judged by requests alone.
+    pub health: Option<Health>,
+}
+
+/// `[upstream.NAME.health]`: how servers are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked for, as it goes over the wire; a query is allowed. 2xx and 3xx are good.
+    pub path: String,
+    /// Between two probes of a server.
+    pub every: Duration,
+    /// For a whole probe; not longer than `every`.
+    pub timeout: Duration,
+    /// Good probes in a row until a server is back in use.
+    pub up: u32,
+    /// Bad probes in a row until it is out of use.
+    pub down: u32,
 }
 
 /// Where an upstream's requests go.

@@ -1,15 +1,15 @@
 //! Which server of an upstream takes the next request.
 //!
 //! Pure functions over three views of a server: its weight (0 while it is not to be used), how
-//! busy it is, and what the method itself remembers of it. When no server has a weight all of them
-//! count as one: a last server is never given up.
+//! busy it is, and what the method itself remembers of it. They answer `None` when no server has a
+//! weight.
 
 use std::cell::Cell;
 
 /// The less busy of two random servers, by their requests per weight: nearly as even as looking at
 /// all of them, without the herd that runs to the one best server (Mitzenmacher, "The power of two
 /// choices in randomized load balancing", 2001). Both are drawn by weight, so that idle servers
-/// share by weight too. `None` only when there is no server.
+/// share by weight too.
 pub(super) fn least(
     count: usize,
     random: u64,
@@ -17,13 +17,10 @@ pub(super) fn least(
     busy: impl Fn(usize) -> u32,
 ) -> Option<usize> {
     if count < 2 {
-        return (count == 1).then_some(0);
+        return (count == 1 && weight(0) > 0).then_some(0);
     }
     let total = total(count, &weight);
-    let weight = |index: usize| if total == 0 { 1 } else { weight(index) };
-    let total = if total == 0 { count as u64 } else { total };
-
-    let one = nth(count, draw(random as u32, total), weight)?;
+    let one = nth(count, draw(random as u32, total), &weight)?;
     let rest = total - u64::from(weight(one));
     if rest == 0 {
         return Some(one);
@@ -41,10 +38,11 @@ pub(super) fn round_robin<'a>(
     weight: impl Fn(usize) -> u32,
     turn: impl Fn(usize) -> Option<&'a Cell<i64>>,
 ) -> Option<usize> {
-    let total = total(count, &weight);
+    let mut given = 0u64;
     let mut best: Option<(i64, usize)> = None;
     for index in 0..count {
-        let weight = if total == 0 { 1 } else { weight(index) };
+        let weight = weight(index);
+        given += u64::from(weight);
         let Some(owed) = turn(index) else { continue };
         if weight == 0 {
             // It starts anew when it is back, and does not claim what it missed.
@@ -58,7 +56,6 @@ pub(super) fn round_robin<'a>(
         }
     }
     let (owed, index) = best?;
-    let given = if total == 0 { count as u64 } else { total };
     turn(index)?.set(owed.saturating_sub_unsigned(given));
     Some(index)
 }
@@ -67,10 +64,9 @@ pub(super) fn round_robin<'a>(
 /// hashing; Schindelhauer and Schomaker, 2005). A server that goes takes only its own keys away, and
 /// one that comes back gets the same ones. Every worker and replica comes to the same result.
 pub(super) fn hash(count: usize, key: u64, weight: impl Fn(usize) -> u32, id: impl Fn(usize) -> u64) -> Option<usize> {
-    let total = total(count, &weight);
     let mut best: Option<(f64, usize)> = None;
     for index in 0..count {
-        let weight = if total == 0 { 1 } else { weight(index) };
+        let weight = weight(index);
         if weight == 0 {
             continue;
         }
@@ -155,11 +151,11 @@ mod tests {
             random: u64,
         ) {
             let weight = |i: usize| u32::from(servers[i].0);
-            let index = least(servers.len(), random, weight, |i| servers[i].1).unwrap();
-            let any_usable = servers.iter().any(|server| server.0);
-            prop_assert!(servers[index].0 || !any_usable, "a server without weight only when none has one");
-            let candidates: Vec<u32> =
-                servers.iter().filter(|server| server.0 || !any_usable).map(|server| server.1).collect();
+            let candidates: Vec<u32> = servers.iter().filter(|server| server.0).map(|server| server.1).collect();
+            let picked = least(servers.len(), random, weight, |i| servers[i].1);
+            prop_assert_eq!(picked.is_none(), candidates.is_empty());
+            let Some(index) = picked else { return Ok(()) };
+            prop_assert!(servers[index].0);
             let most = candidates.iter().max().unwrap();
             let strictly_busiest = candidates.iter().filter(|busy| *busy == most).count() == 1;
             prop_assert!(
@@ -181,11 +177,10 @@ mod tests {
         #[test]
         fn round_robin_is_exact_and_leaves_out_what_has_no_weight(weights in prop::collection::vec(0u32..8, 1..7)) {
             let owed = vec![Cell::new(0); weights.len()];
-            let counted = if weights.iter().all(|weight| *weight == 0) { vec![1; weights.len()] } else { weights.clone() };
-            let round: u32 = counted.iter().sum();
+            let round: u32 = weights.iter().sum();
             let pick = || round_robin(weights.len(), |i| weights[i], |i| owed.get(i)).unwrap();
             let taken = shares(round as usize * 3, weights.len(), pick);
-            let exact: Vec<usize> = counted.iter().map(|weight| *weight as usize * 3).collect();
+            let exact: Vec<usize> = weights.iter().map(|weight| *weight as usize * 3).collect();
             prop_assert_eq!(taken, exact);
         }
 
@@ -234,11 +229,12 @@ mod tests {
     fn no_server_no_choice() {
         let owed = Cell::new(0);
         assert_eq!(least(0, 7, |_| 1, |_| 0), None);
-        assert_eq!(least(1, 7, |_| 0, |_| 9), Some(0));
+        assert_eq!((least(1, 7, |_| 0, |_| 9), least(1, 7, |_| 1, |_| 9)), (None, Some(0)));
+        assert_eq!(least(3, 7, |_| 0, |_| 9), None);
         assert_eq!(round_robin(0, |_| 1, |_| None), None);
-        assert_eq!(round_robin(1, |_| 0, |_| Some(&owed)), Some(0));
+        assert_eq!(round_robin(1, |_| 0, |_| Some(&owed)), None);
         assert_eq!(hash(0, 7, |_| 1, |_| 0), None);
-        assert_eq!(hash(1, 7, |_| 0, |_| 0), Some(0));
+        assert_eq!(hash(1, 7, |_| 0, |_| 0), None);
     }
 
     #[test]

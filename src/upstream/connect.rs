@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Backend;
 use super::connections::{Link, Server};
 use super::error::{ConnectError, Error, Invalid};
+use super::health::Event;
 use super::request::Outgoing;
 use super::timer::Timer;
 use crate::http::BodyError;
@@ -30,13 +31,10 @@ where
     let stream = match open(backend, Instant::now() + within).await {
         Ok(stream) => stream,
         Err(error) => {
-            server.is_unreachable(Instant::now());
-            backend.healthy.set(0);
+            backend.standing.saw(Event::NotConnected, Instant::now());
             return Err(Error::Connect(error));
         }
     };
-    server.is_reachable();
-    backend.healthy.set(1);
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
         .max_buf_size(MAX_HEAD)
@@ -46,7 +44,8 @@ where
     Ok(Link { sender, driver: server.drive(connection), timer: Timer::new(), is_used: false })
 }
 
-async fn open(backend: &Backend, deadline: Instant) -> Result<TcpStream, ConnectError> {
+/// A stream to the server, by `deadline`.
+pub(super) async fn open(backend: &Backend, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let stream = match backend.address {
         Some(address) => first_that_answers(&[address], deadline).await?,
         None => {

@@ -1,7 +1,7 @@
 //! The connections of one worker to the servers of all upstreams.
 //!
-//! A worker is one thread, so there are cells here and no locks. What is counted (outstanding
-//! requests, back-off) is this worker's own view; workers do not tell each other.
+//! A worker is one thread, so there are cells here and no locks. What is counted here (outstanding
+//! requests) is this worker's own view; whether a server is in use, all workers know together.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,9 +23,6 @@ use crate::telemetry::metrics::Level;
 
 /// Unused connections to one server that one worker keeps; the oldest gives way.
 const MAX_IDLE: usize = 512;
-
-/// The first back-off after a failed connect, and the longest.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// All upstream connections of one worker. `B` is the body of the requests it forwards.
 pub struct Connections<B> {
@@ -85,15 +82,39 @@ impl<B> Connections<B> {
         servers
     }
 
-    /// The index of the server for the next request.
-    pub(super) fn pick(&self, upstream: &Upstream, servers: &Servers<B>, affinity: u64, now: Instant) -> Option<usize> {
-        let (count, server) = (servers.len(), |index: usize| servers.get(index));
-        let weight = |index: usize| match (server(index), upstream.backends().get(index)) {
-            (Some(server), Some(backend)) if server.retry_at.get().is_none_or(|at| at <= now) => {
-                backend.endpoint.weight
-            }
+    /// The index of the server for the next request, `avoid` only when there is no other. `None`
+    /// when there is no server that probes have not found bad.
+    pub(super) fn pick(
+        &self,
+        upstream: &Upstream,
+        servers: &Servers<B>,
+        affinity: u64,
+        avoid: Option<usize>,
+        now: Instant,
+    ) -> Option<usize> {
+        let backend = |index: usize| upstream.backends().get(index);
+        let share = |index: usize| match backend(index) {
+            Some(backend) if avoid != Some(index) => backend.standing.share(backend.endpoint.weight, now),
             _ => 0,
         };
+        while let Some(index) = self.choose(upstream, servers, affinity, share) {
+            if backend(index).is_some_and(|backend| backend.standing.admits(now)) {
+                return Some(index);
+            }
+        }
+        let last_resort =
+            |index: usize| backend(index).map_or(0, |backend| backend.standing.last_resort(backend.endpoint.weight));
+        self.choose(upstream, servers, affinity, last_resort)
+    }
+
+    fn choose(
+        &self,
+        upstream: &Upstream,
+        servers: &Servers<B>,
+        affinity: u64,
+        weight: impl Fn(usize) -> u32,
+    ) -> Option<usize> {
+        let (count, server) = (servers.len(), |index: usize| servers.get(index));
         match upstream.config.balance {
             Balance::Least => {
                 let mut random = self.random.get();
@@ -121,8 +142,6 @@ pub(super) struct Server<B> {
     outstanding: Cell<u32>,
     /// What `balance = "round_robin"` owes it.
     turn: Cell<i64>,
-    failures: Cell<u32>,
-    retry_at: Cell<Option<Instant>>,
     /// Most recently used last, each with the end of its time. The last one is taken first, so
     /// that a burst's surplus grows old and goes.
     idle: RefCell<VecDeque<(Link<B>, Instant)>>,
@@ -139,8 +158,6 @@ impl<B> Server<B> {
             number: balance::number_of(backend.authority.as_bytes()),
             outstanding: Cell::new(0),
             turn: Cell::new(0),
-            failures: Cell::new(0),
-            retry_at: Cell::new(None),
             idle: RefCell::default(),
             reaper_runs: Cell::new(false),
             idle_level: backend.idle.clone(),
@@ -159,20 +176,6 @@ impl<B> Server<B> {
                 return Some(link);
             }
         }
-    }
-
-    /// A connect succeeded: the back-off is over.
-    pub(super) fn is_reachable(&self) {
-        self.failures.set(0);
-        self.retry_at.set(None);
-    }
-
-    /// A connect failed: other servers are preferred for 1 s, then 2 s, and so on up to 30 s.
-    pub(super) fn is_unreachable(&self, now: Instant) {
-        let failures = self.failures.get();
-        self.failures.set(failures.saturating_add(1));
-        let wait = BACK_OFF.0.saturating_mul(1 << failures.min(8)).min(BACK_OFF.1);
-        self.retry_at.set(Some(now + wait));
     }
 
     /// Drops what is expired or closed; the time at which the next one expires.

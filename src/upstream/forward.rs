@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::connect::connect;
 use super::connections::{Claim, Connections, Link, Server};
 use super::error::{Error, Invalid};
+use super::health::Event;
 use super::request::{self, Outgoing, Upload};
 use super::response::{self, Rest};
 use super::{Backend, Exchange, Target, Timing, Upstream, whoami};
@@ -59,9 +60,10 @@ where
         };
         let servers = connections.servers(upstream);
         let mut only_new = false;
+        let mut avoid = None;
         let mut now = started;
         loop {
-            let index = connections.pick(upstream, &servers, exchange.affinity, now).ok_or(Error::NoServer)?;
+            let index = connections.pick(upstream, &servers, exchange.affinity, avoid, now).ok_or(Error::NoServer)?;
             let (Some(server), Some(backend)) = (servers.get(index), backends.get(index)) else {
                 return Err(Error::NoServer);
             };
@@ -69,8 +71,12 @@ where
             request.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &backend.host));
 
             let claim = Claim::new(server);
+            let mut was_used = false;
             let outcome = match link(server, backend, upstream, (!only_new).then_some(now)).await {
-                Ok(link) => send(link, request, upstream, exchange).await,
+                Ok(link) => {
+                    was_used = link.is_used;
+                    send(link, request, upstream, backend, exchange).await
+                }
                 // Where no other server could be picked, trying again at once would only fail again.
                 Err(error) if servers.len() > 1 => Outcome::Again(request, error),
                 Err(error) => Outcome::Failed(error),
@@ -82,6 +88,7 @@ where
                         timing.first_byte = Some(first_byte);
                         upstream.seconds.observe(first_byte.as_secs_f64());
                         backend.tally.answered(response.status());
+                        backend.standing.answered();
                         let idle = upstream.config.idle;
                         let rest = Rest { claim, link, upload, reusable, idle, stall: exchange.body_stall };
                         return Ok(response.map(|incoming| response::body(incoming, rest)));
@@ -95,7 +102,8 @@ where
                     upstream.retries.inc();
                     request = same;
                     // When one kept connection was dead, the others may be as well.
-                    only_new = !matches!(error, Error::Connect(_));
+                    only_new = was_used;
+                    avoid = Some(index);
                     now = Instant::now();
                     continue;
                 }
@@ -141,6 +149,7 @@ fn send<B>(
     mut link: Link<B>,
     request: Request<Outgoing<B>>,
     upstream: &Upstream,
+    backend: &Backend,
     exchange: &Exchange<'_>,
 ) -> impl Future<Output = Outcome<B>>
 where
@@ -149,7 +158,9 @@ where
     let sent = Instant::now();
     // A server closes kept connections whenever it likes, also while a request is on its way to it:
     // only the kind of request tells whether it may be sent once more.
-    let copy = if link.is_used { request::repeatable(&request) } else { None };
+    // On a fresh connection it says something about the server, and another one may do better.
+    let is_used = link.is_used;
+    let copy = if is_used || upstream.backends().len() > 1 { request::repeatable(&request) } else { None };
     let upload = request.body().upload();
     if let Some(upload) = &upload {
         upload.start(sent);
@@ -170,11 +181,25 @@ where
             Some(Err(mut failure)) => match failure.take_message() {
                 Some(request) => Outcome::Again(request, Error::Closed(failure.into_error())),
                 None => match (diagnose(failure.into_error(), upload.as_deref()), copy) {
-                    (error @ Error::Closed(_), Some(copy)) => Outcome::Again(copy, error),
+                    (error @ Error::Closed(_), copy) => {
+                        if !is_used {
+                            backend.standing.saw(Event::NotAnswered, Instant::now());
+                        }
+                        match copy {
+                            Some(copy) => Outcome::Again(copy, error),
+                            None => Outcome::Failed(error),
+                        }
+                    }
                     (error, _) => Outcome::Failed(error),
                 },
             },
-            None => Outcome::Failed(upload.map_or(Error::HeadTimeout, |upload| upload.overdue())),
+            None => {
+                let error = upload.map_or(Error::HeadTimeout, |upload| upload.overdue());
+                if matches!(error, Error::HeadTimeout | Error::BodyStalled) {
+                    backend.standing.saw(Event::NotAnswered, Instant::now());
+                }
+                Outcome::Failed(error)
+            }
         }
     }
 }

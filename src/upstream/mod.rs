@@ -12,8 +12,11 @@ mod connect;
 mod connections;
 mod error;
 mod forward;
+mod health;
+mod probe;
 mod request;
 mod response;
+mod standing;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,7 @@ use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue, InvalidHeaderValue};
 use prometheus_client::metrics::histogram::Histogram;
+use serde::Serialize;
 
 use crate::config::{self, HostHeader, Servers};
 use crate::telemetry::metrics::{self, Count, Level, Metrics};
@@ -34,8 +38,11 @@ use crate::telemetry::metrics::{self, Count, Level, Metrics};
 pub use connections::Connections;
 pub use error::{ConnectError, Error, Invalid};
 pub use forward::forward;
+pub use probe::probe;
 pub use trailers::Trailers;
 
+use health::Thresholds;
+use standing::Standing;
 use tally::Tally;
 
 /// Whether a header is one that only the gateway sets (the identity headers).
@@ -105,9 +112,33 @@ struct Backend {
     /// `None`: a name, which has to be looked up.
     address: Option<SocketAddr>,
     tally: Tally,
-    healthy: Level,
+    standing: Arc<Standing>,
     idle: Level,
     active: Level,
+}
+
+/// One server of an upstream, for `GET /upstreams`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerStatus {
+    /// As in the configuration.
+    pub url: String,
+    /// Its share.
+    pub weight: u32,
+    /// Whether it is in use.
+    pub healthy: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Exchanges under way.
+    pub active: i64,
+    /// Connections without one.
+    pub idle: i64,
+}
+
+impl ServerStatus {
+    fn whoami() -> Self {
+        Self { url: "whoami:".to_owned(), weight: 1, healthy: true, reason: None, active: 0, idle: 0 }
+    }
 }
 
 impl std::fmt::Debug for Upstream {
@@ -134,13 +165,58 @@ impl Upstream {
             HostHeader::Preserve | HostHeader::Server => None,
         };
         let label = metrics::Upstream::new(Arc::clone(name));
-        Ok(Self {
+        let upstream = Self {
             seconds: metrics.upstream_seconds.get_or_create(&label).clone(),
             retries: metrics.retries.get_or_create(&label).clone(),
             target,
             fixed_host,
             config,
-        })
+        };
+        upstream.set_thresholds();
+        Ok(upstream)
+    }
+
+    /// The same, but what is known of servers that are also in `before` lives on: a reload does not
+    /// make an ill server well.
+    #[must_use]
+    pub fn remembering(mut self, before: &Self) -> Self {
+        if let Target::Http(backends) = &mut self.target {
+            for backend in backends {
+                let known = before.backends().iter().find(|known| known.authority == backend.authority);
+                if let Some(known) = known {
+                    backend.standing = Arc::clone(&known.standing);
+                    backend.standing.publish_health();
+                }
+            }
+        }
+        self.set_thresholds();
+        self
+    }
+
+    fn set_thresholds(&self) {
+        let Some(health) = &self.config.health else { return };
+        for backend in self.backends() {
+            backend.standing.judge_by(Thresholds { up: health.up, down: health.down });
+        }
+    }
+
+    /// Its servers as the operator sees them.
+    pub fn status(&self) -> Vec<ServerStatus> {
+        let status = |backend: &Backend| {
+            let trouble = backend.standing.trouble();
+            ServerStatus {
+                url: format!("http://{}", backend.authority),
+                weight: backend.endpoint.weight,
+                healthy: trouble.is_none(),
+                reason: trouble,
+                active: backend.active.get(),
+                idle: backend.idle.get(),
+            }
+        };
+        match &self.target {
+            Target::Whoami(_) => vec![ServerStatus::whoami()],
+            Target::Http(backends) => backends.iter().map(status).collect(),
+        }
     }
 
     /// The configuration that it was made from.
@@ -174,12 +250,11 @@ impl Backend {
         };
         let label = metrics::Server::new(Arc::clone(upstream), Arc::clone(&authority));
         let healthy = metrics.upstream_healthy.get_or_create(&label).clone();
-        healthy.set(1);
         Ok(Self {
             host: HeaderValue::from_str(&authority)?,
             address: endpoint.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port)),
             tally: Tally::new(metrics, upstream, &authority),
-            healthy,
+            standing: Arc::new(Standing::new(upstream, &authority, healthy)),
             idle: connections("idle"),
             active: connections("active"),
             endpoint: endpoint.clone(),

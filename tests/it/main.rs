@@ -9,6 +9,8 @@ mod docs;
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod identity_routes;
 #[cfg(test)]
 mod keys;

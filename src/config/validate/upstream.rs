@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::PathAndQuery;
 use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::diagnostic::{Diagnostic, Span, closest};
-use crate::config::file::{ENDPOINT, UPSTREAM};
+use crate::config::file::{ENDPOINT, HEALTH, UPSTREAM};
 use crate::config::section::Section;
 use crate::config::values::{self, Invalid};
-use crate::config::{Balance, Endpoint, HostHeader, Servers, Upstream};
+use crate::config::{Balance, Endpoint, Health, HostHeader, Servers, Upstream};
 
 /// The built-in server.
 const WHOAMI: &str = "whoami:";
@@ -36,6 +37,7 @@ fn one(name: &str, section: &Section<'_>) -> Upstream {
         idle: section.positive_duration("idle", Duration::from_secs(60)),
         retries: u32::try_from(section.count("retries", 1, 0..=1)).unwrap_or(1),
         keep_authorization: section.choice("authorization", false, &[("drop", false), ("keep", true)]),
+        health: health(section),
     }
 }
 
@@ -129,6 +131,39 @@ fn endpoint(text: &str) -> Result<Endpoint, Invalid> {
     let authority = if port == 80 { host.clone() } else { format!("{host}:{port}") };
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Ok(Endpoint { host, port, authority, weight: 1 })
+}
+
+/// For a probe, unless it would be longer than the time between two.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `[upstream.NAME.health]`.
+fn health(upstream: &Section<'_>) -> Option<Health> {
+    let section = upstream.child("health", &HEALTH);
+    if !section.is_present() {
+        return None;
+    }
+    section.require("path", "\"/healthz\"");
+    let path = |text: &str| match text.parse::<PathAndQuery>() {
+        Ok(_) if !text.starts_with('/') => Err(Invalid::new("it begins with /")),
+        Ok(_) if text.contains('#') => Err(Invalid::new("a fragment is never sent")),
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(Invalid::new("not a path that can be sent")),
+    };
+    let every = section.positive_duration("every", Duration::from_secs(5));
+    let timeout =
+        section.positive_duration("timeout", if every < TIMEOUT && !every.is_zero() { every } else { TIMEOUT });
+    if timeout > every && !every.is_zero() {
+        let long = Diagnostic::error("`timeout` is longer than `every`");
+        section.reader.note(long.at(section.place_of("timeout"), "a probe ends before the next one begins"));
+    }
+    let count = |key: &str, default: usize| u32::try_from(section.count(key, default, 1..=100)).unwrap_or(1);
+    Some(Health {
+        path: section.parsed("path", "a path", path).map_or_else(|| "/".to_owned(), Spanned::into_inner),
+        every,
+        timeout,
+        up: count("up", 2),
+        down: count("down", 3),
+    })
 }
 
 /// `host`: one of two words, or a fixed text.

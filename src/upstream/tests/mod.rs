@@ -132,6 +132,7 @@ impl Gate {
             idle: Duration::from_secs(60),
             retries: 1,
             keep_authorization: false,
+            health: None,
         };
         change(&mut config);
         let metrics = Metrics::new();
