@@ -295,7 +295,6 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ENDPOINT, "url", Starting("https://"), "TLS to upstreams"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
     unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
-    unavailable(&UPSTREAM, "retries", AllBut(&["1", "0"]), "more than one retry"),
     unavailable(&UPSTREAM, "resolve", AllBut(&["\"30s\""]), "`resolve`"),
     unavailable(&UPSTREAM, "tls", All, "[upstream.NAME.tls]"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),

@@ -266,7 +266,7 @@ pub struct Upstream {
     pub response_head: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
-    /// How often a request that was never sent is tried again.
+    /// How often a request that was never sent, or is idempotent, is tried again.
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.
     pub keep_authorization: bool,

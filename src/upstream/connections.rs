@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::balance;
 use super::request::Outgoing;
+use super::retry::Budget;
 use super::timer::Timer;
 use super::{Backend, Upstream};
 use crate::config::Balance;
@@ -38,7 +40,38 @@ struct Known<B> {
 }
 
 /// The servers of an upstream, in the order of its configuration.
-pub(super) type Servers<B> = Rc<[Rc<Server<B>>]>;
+pub(super) type Servers<B> = Rc<Group<B>>;
+
+/// What one worker knows of one upstream.
+pub(super) struct Group<B> {
+    servers: Box<[Rc<Server<B>>]>,
+    budget: Cell<Budget>,
+}
+
+impl<B> Group<B> {
+    /// A request begins.
+    pub(super) fn count(&self, now: Instant) {
+        let mut budget = self.budget.get();
+        budget.count(now);
+        self.budget.set(budget);
+    }
+
+    /// Whether a request may be tried again.
+    pub(super) fn may_retry(&self, now: Instant) -> bool {
+        let mut budget = self.budget.get();
+        let allowed = budget.take(now);
+        self.budget.set(budget);
+        allowed
+    }
+}
+
+impl<B> Deref for Group<B> {
+    type Target = [Rc<Server<B>>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.servers
+    }
+}
 
 impl<B> Default for Connections<B> {
     fn default() -> Self {
@@ -67,7 +100,7 @@ impl<B> Connections<B> {
         if let Some(entry) = known.iter().find(same) {
             return Rc::clone(&entry.servers);
         }
-        let servers: Servers<B> = upstream
+        let servers = upstream
             .backends()
             .iter()
             .map(|backend| {
@@ -77,6 +110,7 @@ impl<B> Connections<B> {
                 kept.cloned().unwrap_or_else(|| Rc::new(Server::new(name, backend)))
             })
             .collect();
+        let servers = Rc::new(Group { servers, budget: Cell::new(Budget::new(Instant::now())) });
         known.retain(|entry| entry.upstream.strong_count() > 0);
         known.push(Known { upstream: Arc::downgrade(upstream), servers: Rc::clone(&servers) });
         servers

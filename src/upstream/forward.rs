@@ -59,6 +59,7 @@ where
             }
         };
         let servers = connections.servers(upstream);
+        servers.count(started);
         let mut only_new = false;
         let mut avoid = None;
         let mut now = started;
@@ -95,7 +96,9 @@ where
                     }
                     Err(invalid) => Error::Invalid(invalid),
                 },
-                Outcome::Again(same, error) if timing.retries < upstream.config.retries => {
+                Outcome::Again(same, error)
+                    if timing.retries < upstream.config.retries && servers.may_retry(Instant::now()) =>
+                {
                     tracing::debug!(server = %backend.authority, reason = error.reason(), "trying again");
                     backend.tally.failed(error.reason());
                     timing.retries += 1;

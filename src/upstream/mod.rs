@@ -16,6 +16,7 @@ mod health;
 mod probe;
 mod request;
 mod response;
+mod retry;
 mod standing;
 mod tally;
 #[cfg(test)]

@@ -400,3 +400,22 @@ fn when_probes_found_all_servers_bad_there_is_none() {
         script.assert_no_further_connection();
     });
 }
+
+#[test]
+fn retries_end_with_their_budget() {
+    on_worker(async {
+        let dead = [Script::new().endpoint(), Script::new().endpoint()];
+        let script = Script::new();
+        let gate = Gate::with(&script, |config| {
+            config.servers = Servers::Http(dead.to_vec());
+            config.retries = 3;
+        });
+        let mut retries = 0;
+        for _ in 0..10 {
+            let error = gate.forward(get()).await.unwrap_err();
+            assert!(matches!(error, Error::Connect(ConnectError::Refused(_))), "{error:?}");
+            retries += gate.timing.borrow().retries;
+        }
+        assert_eq!(retries, 10, "and not three for each");
+    });
+}
