@@ -10,9 +10,9 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Balance, ClaimSource, Config, Embedded, Endpoint, Flow, Health, HostHeader, HostPattern,
-    Identity, Keys, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers,
-    TokenUse, Upstream,
+    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Embedded, Endpoint, Flow, Health, HostHeader,
+    HostPattern, Identity, Keys, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server,
+    Servers, TokenUse, Upstream, UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -109,8 +109,19 @@ fn show_embedded(embedded: &Embedded) -> Value {
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name: _, servers, balance, host, connect, response_head, idle, retries, keep_authorization, health } =
-        upstream;
+    let Upstream {
+        name: _,
+        servers,
+        balance,
+        host,
+        connect,
+        response_head,
+        idle,
+        retries,
+        keep_authorization,
+        health,
+        tls,
+    } = upstream;
     json!({
         "servers": match servers {
             Servers::Whoami => vec![json!("whoami:")],
@@ -132,6 +143,18 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
         "health": health.as_ref().map(show_health),
+        "tls": show_upstream_tls(tls),
+    })
+}
+
+fn show_upstream_tls(tls: &UpstreamTls) -> Value {
+    let UpstreamTls { ca, client, server_name, danger_accept_invalid } = tls;
+    let pair = |CertificateFiles { chain, key }: &CertificateFiles| json!({ "chain": chain, "key": key });
+    json!({
+        "ca": ca,
+        "client": client.as_ref().map(pair),
+        "server_name": server_name,
+        "danger_accept_invalid": danger_accept_invalid,
     })
 }
 
@@ -141,7 +164,7 @@ fn show_health(health: &Health) -> Value {
 }
 
 fn show_endpoint(endpoint: &Endpoint) -> Value {
-    let url = format!("http://{}", endpoint.authority);
+    let url = endpoint.url();
     if endpoint.weight == 1 { json!(url) } else { json!({ "url": url, "weight": endpoint.weight }) }
 }
 
@@ -267,7 +290,13 @@ mod tests {
                 }],
             }),
         };
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 3000, authority: "127.0.0.1:3000".into(), weight: 1 };
+        let endpoint = Endpoint {
+            transport: crate::config::Transport::Plain,
+            host: "127.0.0.1".into(),
+            port: 3000,
+            authority: "127.0.0.1:3000".into(),
+            weight: 1,
+        };
         let heavy = Endpoint { port: 3001, authority: "127.0.0.1:3001".into(), weight: 3, ..endpoint.clone() };
         let upstream = Upstream {
             name: "app".into(),
@@ -280,6 +309,7 @@ mod tests {
             retries: 1,
             keep_authorization: false,
             health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
+            tls: UpstreamTls::default(),
         };
         let route = Route {
             label: "*.example.com /api/*".into(),

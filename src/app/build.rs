@@ -90,7 +90,10 @@ pub(super) fn build(
     let mut upstreams = HashMap::new();
     for upstream in &config.upstreams {
         let name = Arc::clone(&upstream.name);
-        let upstream = Arc::new(Upstream::new(Arc::clone(upstream), metrics)?);
+        let upstream = Arc::new(
+            Upstream::new(Arc::clone(upstream), metrics)
+                .map_err(|source| StartError::Upstream { name: Arc::clone(&name), source })?,
+        );
         // Ends with the upstream.
         control.spawn(upstream::probe(Arc::downgrade(&upstream)));
         upstreams.insert(name, upstream);

@@ -89,6 +89,11 @@ pub static UPSTREAM: Shape = Shape {
 };
 /// One of `servers` there, as a table.
 pub static ENDPOINT: Shape = Shape { place: "a server", keys: &["url", "weight"] };
+/// `[upstream.NAME.tls]`.
+pub static UPSTREAM_TLS: Shape =
+    Shape { place: "[upstream.NAME.tls]", keys: &["ca", "client", "server_name", "danger_accept_invalid"] };
+/// `client` there.
+pub static CLIENT_CERTIFICATE: Shape = Shape { place: "`client`", keys: &["chain", "key"] };
 /// `[upstream.NAME.health]`.
 pub static HEALTH: Shape = Shape { place: "[upstream.NAME.health]", keys: &["path", "every", "timeout", "up", "down"] };
 /// `[[route]]`.
@@ -207,6 +212,12 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&UPSTREAM, "health_check", "[upstream.NAME.health]"),
     (&UPSTREAM, "pass_authorization", "`authorization = \"keep\"`"),
     (&ENDPOINT, "address", "`url`"),
+    (&UPSTREAM_TLS, "ca_file", "`ca`"),
+    (&UPSTREAM_TLS, "sni", "`server_name`"),
+    (&UPSTREAM_TLS, "insecure", "`danger_accept_invalid`"),
+    (&UPSTREAM_TLS, "insecure_skip_verify", "`danger_accept_invalid`"),
+    (&CLIENT_CERTIFICATE, "cert", "`chain`"),
+    (&CLIENT_CERTIFICATE, "certificate", "`chain`"),
     (&HEALTH, "interval", "`every`"),
     (&HEALTH, "url", "`path`"),
     (&HEALTH, "rise", "`up`"),
@@ -289,14 +300,9 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&LISTENER, "h2c", AllBut(&["false"]), "`h2c`"),
     unavailable(&LISTENER, "tls", All, "[listener.tls]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
-    unavailable(&UPSTREAM, "servers", Starting("unix:"), "an upstream on a unix socket"),
-    unavailable(&UPSTREAM, "servers", Starting("https://"), "TLS to upstreams"),
-    unavailable(&ENDPOINT, "url", Starting("unix:"), "an upstream on a unix socket"),
-    unavailable(&ENDPOINT, "url", Starting("https://"), "TLS to upstreams"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
     unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
     unavailable(&UPSTREAM, "resolve", AllBut(&["\"30s\""]), "`resolve`"),
-    unavailable(&UPSTREAM, "tls", All, "[upstream.NAME.tls]"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
     unavailable(&ROUTE, "strip_prefix", All, "`strip_prefix`"),
     unavailable(&ROUTE, "rewrite", All, "`rewrite`"),

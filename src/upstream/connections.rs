@@ -19,7 +19,7 @@ use super::request::Outgoing;
 use super::retry::Budget;
 use super::timer::Timer;
 use super::{Backend, Upstream};
-use crate::config::Balance;
+use crate::config::{self, Balance};
 use crate::secret;
 use crate::telemetry::metrics::Level;
 
@@ -106,8 +106,8 @@ impl<B> Connections<B> {
             .map(|backend| {
                 let name = &upstream.config.name;
                 let mut kept = known.iter().flat_map(|entry| entry.servers.iter());
-                let kept = kept.find(|server| server.upstream == *name && server.authority == backend.authority);
-                kept.cloned().unwrap_or_else(|| Rc::new(Server::new(name, backend)))
+                let kept = kept.find(|server| server.upstream == *name && server.is(backend, &upstream.config.tls));
+                kept.cloned().unwrap_or_else(|| Rc::new(Server::new(name, backend, &upstream.config.tls)))
             })
             .collect();
         let servers = Rc::new(Group { servers, budget: Cell::new(Budget::new(Instant::now())) });
@@ -170,7 +170,8 @@ impl<B> Connections<B> {
 /// What one worker knows of one server.
 pub(super) struct Server<B> {
     upstream: Arc<str>,
-    authority: Arc<str>,
+    endpoint: config::Endpoint,
+    tls: config::UpstreamTls,
     /// What `balance = "hash"` knows it by.
     number: u64,
     outstanding: Cell<u32>,
@@ -185,11 +186,12 @@ pub(super) struct Server<B> {
 }
 
 impl<B> Server<B> {
-    fn new(upstream: &Arc<str>, backend: &Backend) -> Self {
+    fn new(upstream: &Arc<str>, backend: &Backend, tls: &config::UpstreamTls) -> Self {
         Self {
             upstream: Arc::clone(upstream),
-            authority: Arc::clone(&backend.authority),
-            number: balance::number_of(backend.authority.as_bytes()),
+            endpoint: backend.endpoint.clone(),
+            tls: tls.clone(),
+            number: balance::number_of(backend.endpoint.url().as_bytes()),
             outstanding: Cell::new(0),
             turn: Cell::new(0),
             idle: RefCell::default(),
@@ -197,6 +199,11 @@ impl<B> Server<B> {
             idle_level: backend.idle.clone(),
             active_level: backend.active.clone(),
         }
+    }
+
+    /// Whether connections to it are good for `backend`.
+    fn is(&self, backend: &Backend, tls: &config::UpstreamTls) -> bool {
+        self.endpoint.url() == backend.endpoint.url() && self.tls == *tls
     }
 
     /// An unused connection that is neither expired nor closed.

@@ -22,6 +22,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod tls;
 mod trailers;
 mod whoami;
 
@@ -29,22 +30,24 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, InvalidHeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use prometheus_client::metrics::histogram::Histogram;
 use serde::Serialize;
 
-use crate::config::{self, HostHeader, Servers};
+use crate::config::{self, HostHeader, Servers, Transport};
 use crate::telemetry::metrics::{self, Count, Level, Metrics};
 
 pub use connections::Connections;
 pub use error::{ConnectError, Error, Invalid};
 pub use forward::forward;
 pub use probe::probe;
+pub use tls::BuildError;
 pub use trailers::Trailers;
 
 use health::Thresholds;
 use standing::Standing;
 use tally::Tally;
+use tls::{Tls, Towards};
 
 /// Whether a header is one that only the gateway sets (the identity headers).
 pub type Managed = Arc<dyn Fn(&HeaderName) -> bool + Send + Sync>;
@@ -108,10 +111,13 @@ enum Target {
 /// One server, as all workers share it.
 struct Backend {
     endpoint: config::Endpoint,
+    /// How metrics and logs call it.
     authority: Arc<str>,
     host: HeaderValue,
     /// `None`: a name, which has to be looked up.
     address: Option<SocketAddr>,
+    /// For `https://`.
+    tls: Option<Towards>,
     tally: Tally,
     standing: Arc<Standing>,
     idle: Level,
@@ -152,13 +158,18 @@ impl Upstream {
     /// The upstream that the configuration describes. Opens no connection.
     ///
     /// # Errors
-    /// When a host cannot stand in a header; a checked configuration has none of these.
-    pub fn new(config: Arc<config::Upstream>, metrics: &Metrics) -> Result<Self, InvalidHeaderValue> {
+    /// When a certificate file cannot be used, or a host cannot stand in a header; a checked
+    /// configuration has none of the latter.
+    pub fn new(config: Arc<config::Upstream>, metrics: &Metrics) -> Result<Self, BuildError> {
         let name = &config.name;
+        let tls = Tls::for_upstream(&config)?;
         let target = match &config.servers {
             Servers::Whoami => Target::Whoami(Tally::new(metrics, name, &Arc::from(whoami::NAME))),
             Servers::Http(endpoints) => Target::Http(
-                endpoints.iter().map(|endpoint| Backend::new(name, endpoint, metrics)).collect::<Result<_, _>>()?,
+                endpoints
+                    .iter()
+                    .map(|endpoint| Backend::new(name, endpoint, tls.as_ref(), metrics))
+                    .collect::<Result<_, _>>()?,
             ),
         };
         let fixed_host = match &config.host {
@@ -183,7 +194,7 @@ impl Upstream {
     pub fn remembering(mut self, before: &Self) -> Self {
         if let Target::Http(backends) = &mut self.target {
             for backend in backends {
-                let known = before.backends().iter().find(|known| known.authority == backend.authority);
+                let known = before.backends().iter().find(|known| known.endpoint.url() == backend.endpoint.url());
                 if let Some(known) = known {
                     backend.standing = Arc::clone(&known.standing);
                     backend.standing.publish_health();
@@ -206,7 +217,7 @@ impl Upstream {
         let status = |backend: &Backend| {
             let trouble = backend.standing.trouble();
             ServerStatus {
-                url: format!("http://{}", backend.authority),
+                url: backend.endpoint.url(),
                 weight: backend.endpoint.weight,
                 healthy: trouble.is_none(),
                 reason: trouble,
@@ -243,8 +254,13 @@ impl Upstream {
 }
 
 impl Backend {
-    fn new(upstream: &Arc<str>, endpoint: &config::Endpoint, metrics: &Metrics) -> Result<Self, InvalidHeaderValue> {
-        let authority: Arc<str> = Arc::from(endpoint.authority.as_str());
+    fn new(
+        upstream: &Arc<str>,
+        endpoint: &config::Endpoint,
+        tls: Option<&Tls>,
+        metrics: &Metrics,
+    ) -> Result<Self, BuildError> {
+        let authority: Arc<str> = Arc::from(endpoint.label());
         let connections = |state: &'static str| {
             let label = metrics::ServerState::new(Arc::clone(upstream), Arc::clone(&authority), state);
             metrics.upstream_connections.get_or_create(&label).clone()
@@ -252,7 +268,11 @@ impl Backend {
         let label = metrics::Server::new(Arc::clone(upstream), Arc::clone(&authority));
         let healthy = metrics.upstream_healthy.get_or_create(&label).clone();
         Ok(Self {
-            host: HeaderValue::from_str(&authority)?,
+            host: HeaderValue::from_str(&endpoint.authority)?,
+            tls: match (&endpoint.transport, tls) {
+                (Transport::Tls, Some(tls)) => Some(tls.towards(&endpoint.host)?),
+                _ => None,
+            },
             address: endpoint.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port)),
             tally: Tally::new(metrics, upstream, &authority),
             standing: Arc::new(Standing::new(upstream, &authority, healthy)),

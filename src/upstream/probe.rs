@@ -8,10 +8,11 @@ use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use super::connect::open;
+use super::connect::{Stream, open};
 use super::health::Event;
 use super::{Backend, Upstream};
 use crate::config;
@@ -65,7 +66,17 @@ enum Trouble {
 
 /// The status of the answer. The body is not waited for.
 async fn ask(upstream: &Upstream, backend: &Backend, path: &str, deadline: Instant) -> Result<StatusCode, Trouble> {
-    let stream = open(backend, deadline).await.map_err(Trouble::Connect)?;
+    match open(backend, deadline).await.map_err(Trouble::Connect)? {
+        Stream::Plain(stream) => ask_over(stream, upstream, backend, path).await,
+        Stream::Tls(stream) => ask_over(*stream, upstream, backend, path).await,
+        Stream::Unix(stream) => ask_over(stream, upstream, backend, path).await,
+    }
+}
+
+async fn ask_over<S>(stream: S, upstream: &Upstream, backend: &Backend, path: &str) -> Result<StatusCode, Trouble>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let builder = &mut http1::Builder::new();
     let (mut sender, connection) = builder
         .max_header_size(MAX_HEAD)

@@ -7,6 +7,7 @@
 mod failures;
 mod framing;
 mod reuse;
+mod secure;
 mod whoami;
 
 use std::cell::RefCell;
@@ -25,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Connections, Error, Exchange, Managed, Timing, Trailers, Upstream, forward};
-use crate::config::{self, Balance, Endpoint, HostHeader, Servers};
+use crate::config::{self, Balance, Endpoint, HostHeader, Servers, Transport, UpstreamTls};
 use crate::http::{Body, BodyError};
 use crate::telemetry::metrics::{Metrics, ServerState};
 
@@ -52,7 +53,13 @@ impl Script {
 
     pub(super) fn endpoint(&self) -> Endpoint {
         let address = self.probe.local_addr().unwrap();
-        Endpoint { host: address.ip().to_string(), port: address.port(), authority: address.to_string(), weight: 1 }
+        Endpoint {
+            transport: Transport::Plain,
+            host: address.ip().to_string(),
+            port: address.port(),
+            authority: address.to_string(),
+            weight: 1,
+        }
     }
 
     pub(super) async fn accept(&self) -> Wire {
@@ -133,6 +140,7 @@ impl Gate {
             retries: 1,
             keep_authorization: false,
             health: None,
+            tls: UpstreamTls::default(),
         };
         change(&mut config);
         let metrics = Metrics::new();
