@@ -3,6 +3,7 @@
 import clients
 import pools
 import readme
+import servers
 
 ALL = {
     "moto-password": pools.moto_password,
@@ -14,4 +15,5 @@ ALL = {
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
     "readme": readme.curl_lines,
+    "killed-and-back": servers.killed_and_back,
 }
