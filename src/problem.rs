@@ -176,7 +176,9 @@ impl From<upstream::Error> for Problem {
         use upstream::{ConnectError, Error};
         let code = match &error {
             Error::Connect(ConnectError::Timeout) | Error::HeadTimeout | Error::BodyStalled => Code::UpstreamTimeout,
-            Error::Connect(ConnectError::Refused(_) | ConnectError::Dns(_) | ConnectError::Io(_))
+            Error::Connect(
+                ConnectError::Refused(_) | ConnectError::Dns(_) | ConnectError::Tls(_) | ConnectError::Io(_),
+            )
             | Error::Closed(_) => Code::UpstreamUnreachable,
             Error::Invalid(_) => Code::UpstreamInvalid,
             Error::NoServer => Code::UpstreamUnavailable,

@@ -10,9 +10,9 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HeaderEdits, HostHeader, HostPattern, Identity, Keys,
-    Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse,
-    Upstream,
+    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Embedded, Endpoint, Flow, HeaderEdits, Health,
+    HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule,
+    SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -115,11 +115,28 @@ fn show_embedded(embedded: &Embedded) -> Value {
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name: _, servers, host, connect, response_head, idle, retries, keep_authorization } = upstream;
+    let Upstream {
+        name: _,
+        servers,
+        balance,
+        host,
+        connect,
+        response_head,
+        idle,
+        retries,
+        keep_authorization,
+        health,
+        tls,
+    } = upstream;
     json!({
         "servers": match servers {
-            Servers::Whoami => vec!["whoami:".to_owned()],
-            Servers::Http(endpoints) => endpoints.iter().map(|one| format!("http://{}", one.authority)).collect(),
+            Servers::Whoami => vec![json!("whoami:")],
+            Servers::Http(endpoints) => endpoints.iter().map(show_endpoint).collect(),
+        },
+        "balance": match balance {
+            Balance::Least => "least",
+            Balance::RoundRobin => "round_robin",
+            Balance::Hash => "hash",
         },
         "host": match host {
             HostHeader::Preserve => "preserve",
@@ -131,7 +148,30 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "idle": duration(*idle),
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
+        "health": health.as_ref().map(show_health),
+        "tls": show_upstream_tls(tls),
     })
+}
+
+fn show_upstream_tls(tls: &UpstreamTls) -> Value {
+    let UpstreamTls { ca, client, server_name, danger_accept_invalid } = tls;
+    let pair = |CertificateFiles { chain, key }: &CertificateFiles| json!({ "chain": chain, "key": key });
+    json!({
+        "ca": ca,
+        "client": client.as_ref().map(pair),
+        "server_name": server_name,
+        "danger_accept_invalid": danger_accept_invalid,
+    })
+}
+
+fn show_health(health: &Health) -> Value {
+    let Health { path, every, timeout, up, down } = health;
+    json!({ "path": path, "every": duration(*every), "timeout": duration(*timeout), "up": up, "down": down })
+}
+
+fn show_endpoint(endpoint: &Endpoint) -> Value {
+    let url = endpoint.url();
+    if endpoint.weight == 1 { json!(url) } else { json!({ "url": url, "weight": endpoint.weight }) }
 }
 
 fn show_route(route: &Route) -> Value {
@@ -300,16 +340,26 @@ mod tests {
                 }],
             }),
         };
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 3000, authority: "127.0.0.1:3000".into() };
+        let endpoint = Endpoint {
+            transport: crate::config::Transport::Plain,
+            host: "127.0.0.1".into(),
+            port: 3000,
+            authority: "127.0.0.1:3000".into(),
+            weight: 1,
+        };
+        let heavy = Endpoint { port: 3001, authority: "127.0.0.1:3001".into(), weight: 3, ..endpoint.clone() };
         let upstream = Upstream {
             name: "app".into(),
-            servers: Servers::Http(vec![endpoint]),
+            servers: Servers::Http(vec![endpoint, heavy]),
+            balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: seconds(3),
             response_head: seconds(60),
             idle: seconds(60),
             retries: 1,
             keep_authorization: false,
+            health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
+            tls: UpstreamTls::default(),
         };
         let mut password = HeaderValue::from_static("hunter4");
         password.set_sensitive(true);
@@ -370,7 +420,10 @@ mod tests {
         assert_eq!(shown["server"]["limits"]["idle"], "75s");
         assert_eq!(shown["pool"]["main"]["keys"]["stale"], "24h");
         assert_eq!(shown["pool"]["main"]["id"], "eu-west-1_AbC123xyz");
-        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000"]));
+        let heavy = json!({ "url": "http://127.0.0.1:3001", "weight": 3 });
+        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000", heavy]));
+        assert_eq!(shown["upstream"]["app"]["balance"], "least");
+        assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
         assert_eq!(shown["auth"]["floor"], "300ms");
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");
         let route = &routes(&example())[0];

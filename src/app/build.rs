@@ -21,7 +21,7 @@ use crate::store::Memory;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::token::Verifier;
 use crate::token::jwks::KeySet;
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 
 #[cfg(feature = "devpool")]
 use crate::devpool;
@@ -37,6 +37,7 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) key_sets: Vec<(Arc<config::Pool>, KeySet)>,
     pub(super) revoked: Arc<Memory>,
+    pub(super) upstreams: Vec<Arc<Upstream>>,
     #[cfg(feature = "devpool")]
     pub(super) devpools: Vec<devpool::Server>,
 }
@@ -89,7 +90,14 @@ pub(super) fn build(
 
     let mut upstreams = HashMap::new();
     for upstream in &config.upstreams {
-        upstreams.insert(Arc::clone(&upstream.name), Arc::new(Upstream::new(Arc::clone(upstream), metrics)?));
+        let name = Arc::clone(&upstream.name);
+        let upstream = Arc::new(
+            Upstream::new(Arc::clone(upstream), metrics)
+                .map_err(|source| StartError::Upstream { name: Arc::clone(&name), source })?,
+        );
+        // Ends with the upstream.
+        control.spawn(upstream::probe(Arc::downgrade(&upstream)));
+        upstreams.insert(name, upstream);
     }
     let routes = config.routes.iter().filter_map(|route| {
         Some(Route {
@@ -118,6 +126,7 @@ pub(super) fn build(
         config,
         key_sets,
         revoked,
+        upstreams: upstreams.into_values().collect(),
         #[cfg(feature = "devpool")]
         devpools,
     };

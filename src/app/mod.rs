@@ -23,6 +23,7 @@ use crate::server::{ConnectionLimits, Lifecycle, Patience, Workers, bind};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LAST_LINES, LogLevel};
+use crate::upstream;
 use build::Parts;
 
 /// What a process decides about a gateway besides its configuration.
@@ -76,9 +77,14 @@ pub enum StartError {
     /// TLS for calls to the user pool could not be set up.
     #[error("the client for calls to the user pool could not be made")]
     Outbound(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A host in the configuration cannot stand in a header.
-    #[error("an upstream's host cannot stand in a header")]
-    Host(#[from] http::header::InvalidHeaderValue),
+    /// An upstream cannot be set up.
+    #[error("upstream `{name}` cannot be set up")]
+    Upstream {
+        /// Its name in the file.
+        name: Arc<str>,
+        /// Why.
+        source: upstream::BuildError,
+    },
 }
 
 /// How a shutdown ended.

@@ -9,7 +9,6 @@ use super::GENERATION;
 use super::build::Parts;
 use crate::admin::{Part, Ready, Views, effective};
 use crate::clock::Clock;
-use crate::config::{Config, Servers};
 use crate::server::Lifecycle;
 use crate::telemetry::LogLevel;
 use crate::telemetry::metrics::{Metrics, Pool};
@@ -45,7 +44,10 @@ pub(super) fn views(
             })
         },
         routes: shared(|parts| effective::routes(&parts.config)),
-        upstreams: shared(|parts| upstreams(&parts.config)),
+        upstreams: shared(|parts| {
+            let upstreams = parts.upstreams.iter();
+            upstreams.map(|one| (one.config().name.to_string(), json!({ "servers": one.status() }))).collect()
+        }),
         keys: shared(|parts| {
             let sets = parts.key_sets.iter();
             sets.map(|(pool, keys)| (pool.name.to_string(), json!(keys.status()))).collect()
@@ -74,18 +76,6 @@ fn ready(parts: &Parts, lifecycle: Lifecycle) -> Ready {
         Part { name: format!("keys {}", pool.name), ready: status.ready, reason, age_seconds: status.age_seconds }
     });
     std::iter::once(process).chain(keys).collect::<Vec<_>>().into()
-}
-
-fn upstreams(config: &Config) -> Value {
-    let servers = |servers: &Servers| match servers {
-        Servers::Whoami => json!(["whoami:"]),
-        Servers::Http(endpoints) => endpoints.iter().map(|endpoint| format!("http://{}", endpoint.authority)).collect(),
-    };
-    config
-        .upstreams
-        .iter()
-        .map(|upstream| (upstream.name.to_string(), json!({ "servers": servers(&upstream.servers) })))
-        .collect()
 }
 
 #[cfg(feature = "devpool")]

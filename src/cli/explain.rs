@@ -282,9 +282,7 @@ fn upstream(
     };
     let servers = match &upstream.servers {
         Servers::Whoami => "whoami: (built in)".to_owned(),
-        Servers::Http(endpoints) => {
-            endpoints.iter().map(|e| format!("http://{}", e.authority)).collect::<Vec<_>>().join(", ")
-        }
+        Servers::Http(endpoints) => endpoints.iter().map(|endpoint| endpoint.url()).collect::<Vec<_>>().join(", "),
     };
     line("upstream", &format!("{} at {servers}", upstream.name))?;
     let identity = Identity::new(&config.identity);

@@ -24,7 +24,7 @@ pub fn run(path: &Path) -> u8 {
         Err(error) => {
             super::print_error(&*error);
             match error.downcast_ref() {
-                Some(StartError::Bind { .. }) => exit::BIND,
+                Some(StartError::Bind { .. } | StartError::Upstream { .. }) => exit::BIND,
                 _ => exit::OTHER,
             }
         }

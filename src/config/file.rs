@@ -89,6 +89,13 @@ pub static UPSTREAM: Shape = Shape {
 };
 /// One of `servers` there, as a table.
 pub static ENDPOINT: Shape = Shape { place: "a server", keys: &["url", "weight"] };
+/// `[upstream.NAME.tls]`.
+pub static UPSTREAM_TLS: Shape =
+    Shape { place: "[upstream.NAME.tls]", keys: &["ca", "client", "server_name", "danger_accept_invalid"] };
+/// `client` there.
+pub static CLIENT_CERTIFICATE: Shape = Shape { place: "`client`", keys: &["chain", "key"] };
+/// `[upstream.NAME.health]`.
+pub static HEALTH: Shape = Shape { place: "[upstream.NAME.health]", keys: &["path", "every", "timeout", "up", "down"] };
 /// `[[route]]`.
 pub static ROUTE: Shape = Shape {
     place: "[[route]]",
@@ -209,6 +216,16 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&UPSTREAM, "health_check", "[upstream.NAME.health]"),
     (&UPSTREAM, "pass_authorization", "`authorization = \"keep\"`"),
     (&ENDPOINT, "address", "`url`"),
+    (&UPSTREAM_TLS, "ca_file", "`ca`"),
+    (&UPSTREAM_TLS, "sni", "`server_name`"),
+    (&UPSTREAM_TLS, "insecure", "`danger_accept_invalid`"),
+    (&UPSTREAM_TLS, "insecure_skip_verify", "`danger_accept_invalid`"),
+    (&CLIENT_CERTIFICATE, "cert", "`chain`"),
+    (&CLIENT_CERTIFICATE, "certificate", "`chain`"),
+    (&HEALTH, "interval", "`every`"),
+    (&HEALTH, "url", "`path`"),
+    (&HEALTH, "rise", "`up`"),
+    (&HEALTH, "fall", "`down`"),
     (&ROUTE, "hosts", "`host`, one for each [[route]]"),
     (&ROUTE, "paths", "`path`, one for each [[route]]"),
     (&ROUTE, "prefix", "`path`, which ends with /*"),
@@ -295,18 +312,9 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&LISTENER, "proxy_protocol", AllBut(&["false"]), "`proxy_protocol`"),
     unavailable(&LISTENER, "tls", All, "[listener.tls]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
-    unavailable(&UPSTREAM, "servers", Starting("unix:"), "an upstream on a unix socket"),
-    unavailable(&UPSTREAM, "servers", Starting("https://"), "TLS to upstreams"),
-    unavailable(&ENDPOINT, "url", Starting("unix:"), "an upstream on a unix socket"),
-    unavailable(&ENDPOINT, "url", Starting("https://"), "TLS to upstreams"),
-    unavailable(&ENDPOINT, "weight", AllBut(&["1"]), "`weight`"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
-    unavailable(&UPSTREAM, "balance", AllBut(&["\"least\""]), "another `balance` than least"),
     unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
-    unavailable(&UPSTREAM, "retries", AllBut(&["1", "0"]), "more than one retry"),
     unavailable(&UPSTREAM, "resolve", AllBut(&["\"30s\""]), "`resolve`"),
-    unavailable(&UPSTREAM, "health", All, "[upstream.NAME.health]"),
-    unavailable(&UPSTREAM, "tls", All, "[upstream.NAME.tls]"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
     unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),

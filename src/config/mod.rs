@@ -262,6 +262,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Where requests go.
     pub servers: Servers,
+    /// Which of them takes a request.
+    pub balance: Balance,
     /// What the backend gets as `Host`.
     pub host: HostHeader,
     /// To establish a connection, name look-up included.
@@ -270,10 +272,29 @@ pub struct Upstream {
     pub response_head: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
-    /// How often a request that was never sent is tried again.
+    /// How often a request that was never sent, or is idempotent, is tried again.
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.
     pub keep_authorization: bool,
+    /// `[upstream.NAME.health]`; absent: servers are judged by requests alone.
+    pub health: Option<Health>,
+    /// `[upstream.NAME.tls]`.
+    pub tls: UpstreamTls,
+}
+
+/// `[upstream.NAME.health]`: how servers are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked for, as it goes over the wire; a query is allowed. 2xx and 3xx are good.
+    pub path: String,
+    /// Between two probes of a server.
+    pub every: Duration,
+    /// For a whole probe; not longer than `every`.
+    pub timeout: Duration,
+    /// Good probes in a row until a server is back in use.
+    pub up: u32,
+    /// Bad probes in a row until it is out of use.
+    pub down: u32,
 }
 
 /// Where an upstream's requests go.
@@ -281,19 +302,86 @@ pub struct Upstream {
 pub enum Servers {
     /// The built-in server that answers with what it received.
     Whoami,
-    /// `http://` servers, at least one; the less busy of two random ones is taken.
+    /// Servers elsewhere, at least one.
     Http(Vec<Endpoint>),
 }
 
-/// One `http://` server of an upstream.
+/// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// A name or an address; IPv6 without brackets.
+    /// How it is reached.
+    pub transport: Transport,
+    /// A name or an address; IPv6 without brackets. `localhost` for a unix socket.
     pub host: String,
-    /// The port, 80 unless written.
+    /// The port, 80 or 443 unless written; 0 for a unix socket.
     pub port: u16,
-    /// `host:port` as it belongs in a `Host` header (without the default port) and in metrics.
+    /// `host:port` as it belongs in a `Host` header, without the default port.
     pub authority: String,
+    /// Its share of the requests, 1 to 1000, compared with those of the others.
+    pub weight: u32,
+}
+
+impl Endpoint {
+    /// As in the file, which also tells it from all others.
+    pub fn url(&self) -> String {
+        match &self.transport {
+            Transport::Plain => format!("http://{}", self.authority),
+            Transport::Tls => format!("https://{}", self.authority),
+            Transport::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// How metrics and logs call it.
+    pub fn label(&self) -> String {
+        match &self.transport {
+            Transport::Plain | Transport::Tls => self.authority.clone(),
+            Transport::Unix(_) => self.url(),
+        }
+    }
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// `http://`.
+    Plain,
+    /// `https://`.
+    Tls,
+    /// `unix:PATH`; a socket of this machine.
+    Unix(PathBuf),
+}
+
+/// `[upstream.NAME.tls]`: what is expected of `https://` servers, and shown to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// PEM file of the certificate authorities that count instead of the machine's.
+    pub ca: Option<PathBuf>,
+    /// PEM files of the client certificate.
+    pub client: Option<CertificateFiles>,
+    /// The name in the certificate, and in SNI, instead of the URL's.
+    pub server_name: Option<String>,
+    /// Every certificate will do.
+    pub danger_accept_invalid: bool,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM file: the certificate, and those that vouch for it.
+    pub chain: PathBuf,
+    /// PEM file of the private key.
+    pub key: PathBuf,
+}
+
+/// Which server of an upstream takes the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// The less busy of two random ones.
+    Least,
+    /// Each in turn.
+    RoundRobin,
+    /// Always the same one for a user; for a client address where nobody is signed in.
+    Hash,
 }
 
 /// What the backend gets as `Host`.

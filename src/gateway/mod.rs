@@ -9,6 +9,7 @@ mod panic;
 pub mod route;
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
 use crate::auth::{Auth, check};
 use crate::clock::Clock;
-use crate::config::{self, Access, HostPattern, LimitBy, PathPattern};
+use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
 use crate::limit::{Key, Limiter};
 use crate::path::{self, Ambiguity, NormalPath};
@@ -35,7 +36,7 @@ use crate::server::{RequestBody, Service};
 use crate::telemetry::access_log::{AccessLog, Path, Record, RecordedBody};
 use crate::telemetry::metrics::{self, Count, Metrics, RouteMetrics};
 use crate::telemetry::trace::{RequestId, TraceContext};
-use crate::upstream::{Connections, Exchange, Timing, Trailers, Upstream};
+use crate::upstream::{self, Connections, Exchange, Timing, Trailers, Upstream};
 
 /// Everything that one configuration made: immutable, shared by all workers.
 #[derive(Debug)]
@@ -315,6 +316,7 @@ impl Worker {
             trailers,
             managed: gateway.identity.managed(),
             body_stall: gateway.server.limits.body_stall,
+            affinity: affinity(upstream.config().balance, &permit, record.client),
         };
         if let Some(target) = target {
             *request.uri_mut() = target;
@@ -367,6 +369,18 @@ impl Service for Worker {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
         let response = problem_response(&refusal.into(), &mut record);
         record.answer(response)
+    }
+}
+
+/// What `balance = "hash"` goes by: the user, or the address of a client that is nobody.
+fn affinity(balance: Balance, permit: &Permit, client: IpAddr) -> u64 {
+    match (balance, permit.principal()) {
+        (Balance::Least | Balance::RoundRobin, _) => 0,
+        (Balance::Hash, Some(principal)) => upstream::affinity(principal.subject().as_bytes()),
+        (Balance::Hash, None) => match client.to_canonical() {
+            IpAddr::V4(address) => upstream::affinity(&address.octets()),
+            IpAddr::V6(address) => upstream::affinity(&address.octets()),
+        },
     }
 }
 

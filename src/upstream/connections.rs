@@ -1,11 +1,12 @@
 //! The connections of one worker to the servers of all upstreams.
 //!
-//! A worker is one thread, so there are cells here and no locks. What is counted (outstanding
-//! requests, back-off) is this worker's own view; workers do not tell each other.
+//! A worker is one thread, so there are cells here and no locks. What is counted here (outstanding
+//! requests) is this worker's own view; whether a server is in use, all workers know together.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -16,9 +17,10 @@ use tokio::time::Instant;
 
 use super::balance;
 use super::http1::Connection;
+use super::retry::Budget;
 use super::timer::Timer;
 use super::{Backend, Upstream};
-use crate::config;
+use crate::config::{self, Balance};
 use crate::secret;
 use crate::telemetry::metrics::Level;
 
@@ -28,9 +30,6 @@ const MAX_IDLE: usize = 512;
 /// After this long a kept connection is looked at before it is used. Within a busy moment there is
 /// hardly time for a server to have second thoughts, and that is when a system call costs most.
 const RESTED: Duration = Duration::from_millis(1);
-
-/// The first back-off after a failed connect, and the longest.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// All upstream connections of one worker.
 pub struct Connections {
@@ -46,7 +45,38 @@ struct Known {
 }
 
 /// The servers of an upstream, in the order of its configuration.
-pub(super) type Servers = Rc<[Rc<Server>]>;
+pub(super) type Servers = Rc<Group>;
+
+/// What one worker knows of one upstream.
+pub(super) struct Group {
+    servers: Box<[Rc<Server>]>,
+    budget: Cell<Budget>,
+}
+
+impl Group {
+    /// A request begins.
+    pub(super) fn count(&self, now: Instant) {
+        let mut budget = self.budget.get();
+        budget.count(now);
+        self.budget.set(budget);
+    }
+
+    /// Whether a request may be tried again.
+    pub(super) fn may_retry(&self, now: Instant) -> bool {
+        let mut budget = self.budget.get();
+        let allowed = budget.take(now);
+        self.budget.set(budget);
+        allowed
+    }
+}
+
+impl Deref for Group {
+    type Target = [Rc<Server>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.servers
+    }
+}
 
 impl Default for Connections {
     fn default() -> Self {
@@ -75,33 +105,70 @@ impl Connections {
         if let Some(entry) = known.iter().find(same) {
             return Rc::clone(&entry.servers);
         }
-        let servers: Servers = upstream
+        let servers = upstream
             .backends()
             .iter()
             .map(|backend| {
                 let name = &upstream.config.name;
                 let mut kept = known.iter().flat_map(|entry| entry.servers.iter());
-                let kept = kept.find(|server| server.upstream == *name && server.endpoint == backend.endpoint);
-                kept.cloned().unwrap_or_else(|| Rc::new(Server::new(name, backend)))
+                let kept = kept.find(|server| server.upstream == *name && server.is(backend, &upstream.config.tls));
+                kept.cloned().unwrap_or_else(|| Rc::new(Server::new(name, backend, &upstream.config.tls)))
             })
             .collect();
+        let servers = Rc::new(Group { servers, budget: Cell::new(Budget::new(Instant::now())) });
         known.retain(|entry| entry.upstream.strong_count() > 0);
         known.push(Known { upstream: Arc::downgrade(upstream), servers: Rc::clone(&servers) });
         servers
     }
 
-    /// The index of the server for the next request.
-    pub(super) fn pick(&self, servers: &Servers, now: Instant) -> Option<usize> {
-        let mut random = self.random.get();
-        let number = balance::next_random(&mut random);
-        self.random.set(random);
-        let server = |index: usize| servers.get(index);
-        balance::pick(
-            servers.len(),
-            number,
-            |index| server(index).is_some_and(|server| server.retry_at.get().is_none_or(|at| at <= now)),
-            |index| server(index).map_or(u32::MAX, |server| server.outstanding.get()),
-        )
+    /// The index of the server for the next request, `avoid` only when there is no other. `None`
+    /// when there is no server that probes have not found bad.
+    pub(super) fn pick(
+        &self,
+        upstream: &Upstream,
+        servers: &Servers,
+        affinity: u64,
+        avoid: Option<usize>,
+        now: Instant,
+    ) -> Option<usize> {
+        let backend = |index: usize| upstream.backends().get(index);
+        let share = |index: usize| match backend(index) {
+            Some(backend) if avoid != Some(index) => backend.standing.share(backend.endpoint.weight, now),
+            _ => 0,
+        };
+        while let Some(index) = self.choose(upstream, servers, affinity, share) {
+            if backend(index).is_some_and(|backend| backend.standing.admits(now)) {
+                return Some(index);
+            }
+        }
+        let last_resort =
+            |index: usize| backend(index).map_or(0, |backend| backend.standing.last_resort(backend.endpoint.weight));
+        self.choose(upstream, servers, affinity, last_resort)
+    }
+
+    fn choose(
+        &self,
+        upstream: &Upstream,
+        servers: &Servers,
+        affinity: u64,
+        weight: impl Fn(usize) -> u32,
+    ) -> Option<usize> {
+        let (count, server) = (servers.len(), |index: usize| servers.get(index));
+        match upstream.config.balance {
+            Balance::Least => {
+                let mut random = self.random.get();
+                let number = balance::next_random(&mut random);
+                self.random.set(random);
+                let busy = |index: usize| server(index).map_or(u32::MAX, |server| server.outstanding.get());
+                balance::least(count, number, weight, busy)
+            }
+            Balance::RoundRobin => {
+                balance::round_robin(count, weight, |index| server(index).map(|server| &server.turn))
+            }
+            Balance::Hash => {
+                balance::hash(count, affinity, weight, |index| server(index).map_or(0, |server| server.number))
+            }
+        }
     }
 }
 
@@ -109,9 +176,12 @@ impl Connections {
 pub(super) struct Server {
     upstream: Arc<str>,
     endpoint: config::Endpoint,
+    tls: config::UpstreamTls,
+    /// What `balance = "hash"` knows it by.
+    number: u64,
     outstanding: Cell<u32>,
-    failures: Cell<u32>,
-    retry_at: Cell<Option<Instant>>,
+    /// What `balance = "round_robin"` owes it.
+    turn: Cell<i64>,
     /// Most recently used last, each with the end of its time. The last one is taken first, so
     /// that a burst's surplus grows old and goes.
     idle: RefCell<VecDeque<Kept>>,
@@ -123,19 +193,25 @@ pub(super) struct Server {
 }
 
 impl Server {
-    fn new(upstream: &Arc<str>, backend: &Backend) -> Self {
+    fn new(upstream: &Arc<str>, backend: &Backend, tls: &config::UpstreamTls) -> Self {
         Self {
             upstream: Arc::clone(upstream),
             endpoint: backend.endpoint.clone(),
+            tls: tls.clone(),
+            number: balance::number_of(backend.endpoint.url().as_bytes()),
             outstanding: Cell::new(0),
-            failures: Cell::new(0),
-            retry_at: Cell::new(None),
+            turn: Cell::new(0),
             idle: RefCell::default(),
             reaper: RefCell::default(),
             reaper_starts: Cell::new(false),
             idle_level: backend.idle.clone(),
             active_level: backend.active.clone(),
         }
+    }
+
+    /// Whether connections to it are good for `backend`.
+    fn is(&self, backend: &Backend, tls: &config::UpstreamTls) -> bool {
+        self.endpoint.url() == backend.endpoint.url() && self.tls == *tls
     }
 
     /// An unused connection that is neither expired nor closed, and on which nothing came: it would be
@@ -153,20 +229,6 @@ impl Server {
                 return Some(link);
             }
         }
-    }
-
-    /// A connect succeeded: the back-off is over.
-    pub(super) fn is_reachable(&self) {
-        self.failures.set(0);
-        self.retry_at.set(None);
-    }
-
-    /// A connect failed: other servers are preferred for 1 s, then 2 s, and so on up to 30 s.
-    pub(super) fn is_unreachable(&self, now: Instant) {
-        let failures = self.failures.get();
-        self.failures.set(failures.saturating_add(1));
-        let wait = BACK_OFF.0.saturating_mul(1 << failures.min(8)).min(BACK_OFF.1);
-        self.retry_at.set(Some(now + wait));
     }
 
     /// Drops what is expired, closed, or says something unasked; the time at which the next one

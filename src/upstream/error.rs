@@ -42,6 +42,9 @@ pub enum ConnectError {
     /// The name has no address.
     #[error("the name was not found")]
     Dns(#[source] io::Error),
+    /// The server's certificate is not what it should be, or it speaks no TLS that we do.
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
     /// No route, no free port, no file descriptor and the like.
     #[error("the connection failed")]
     Io(#[source] io::Error),
@@ -68,6 +71,7 @@ impl Error {
             Self::Connect(ConnectError::Timeout) => "connect_timeout",
             Self::Connect(ConnectError::Refused(_)) => "connect_refused",
             Self::Connect(ConnectError::Dns(_)) => "connect_dns",
+            Self::Connect(ConnectError::Tls(_)) => "connect_tls",
             Self::Connect(ConnectError::Io(_)) => "connect_failed",
             Self::HeadTimeout => "head_timeout",
             Self::BodyStalled => "body_stalled",

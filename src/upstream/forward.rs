@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use super::connect::connect;
 use super::connections::{Claim, Connections, Link};
 use super::error::{Error, Invalid};
+use super::health::Event;
 use super::http1::{Broken, Failure, Pump};
 use super::request::{self, Outgoing, Upload};
 use super::response::{self, Rest};
-use super::{Exchange, Target, Timing, Upstream, whoami};
+use super::{Backend, Exchange, Target, Timing, Upstream, whoami};
 use crate::http::{Body, BodyError};
 
 /// Sends a request to a server of the upstream and returns its answer as soon as the head is
@@ -62,10 +63,12 @@ where
         };
         let servers = connections.servers(upstream);
         let sure = upload.is_some() || !head.method().is_idempotent();
+        servers.count(started);
         let mut only_new = false;
+        let mut avoid = None;
         let mut now = started;
         loop {
-            let index = connections.pick(&servers, now).ok_or(Error::NoServer)?;
+            let index = connections.pick(upstream, &servers, exchange.affinity, avoid, now).ok_or(Error::NoServer)?;
             let (Some(server), Some(backend)) = (servers.get(index), backends.get(index)) else {
                 return Err(Error::NoServer);
             };
@@ -76,10 +79,11 @@ where
             let kept = if only_new { None } else { server.take_idle(now, sure) };
             let link = match kept {
                 Some(link) => Ok(link),
-                None => Box::pin(connect(server, backend, upstream.config.connect)).await,
+                None => Box::pin(connect(backend, upstream.config.connect)).await,
             };
+            let was_used = link.as_ref().is_ok_and(|link| link.is_used);
             let outcome = match link {
-                Ok(link) => send(link, &mut head, &mut body, upload.as_ref(), (upstream, exchange), now).await,
+                Ok(link) => send(link, &mut head, &mut body, upload.as_ref(), (upstream, backend, exchange), now).await,
                 // Where no other server could be picked, trying again at once would only fail again.
                 Err(error) => Err(Failed { error, again: servers.len() > 1 }),
             };
@@ -90,19 +94,23 @@ where
                         timing.first_byte = Some(first_byte);
                         upstream.seconds.observe(first_byte.as_secs_f64());
                         backend.tally.answered(response.status());
+                        backend.standing.answered();
                         let (idle, stall) = (upstream.config.idle, exchange.body_stall);
                         let rest = Rest { claim, link, upload, reusable, idle, stall };
                         return Ok(response.map(|()| response::body(rest)));
                     }
                     Err(invalid) => Error::Invalid(invalid),
                 },
-                Err(Failed { error, again: true }) if timing.retries < upstream.config.retries => {
+                Err(Failed { error, again: true })
+                    if timing.retries < upstream.config.retries && servers.may_retry(Instant::now()) =>
+                {
                     tracing::debug!(server = %backend.authority, reason = error.reason(), "trying again");
                     backend.tally.failed(error.reason());
                     timing.retries += 1;
                     upstream.retries.inc();
                     // When one kept connection was dead, the others may be as well.
-                    only_new = !matches!(error, Error::Connect(_));
+                    only_new = was_used;
+                    avoid = Some(index);
                     now = Instant::now();
                     continue;
                 }
@@ -129,7 +137,7 @@ fn send<B>(
     head: &mut Request<()>,
     body: &mut Option<Outgoing<B>>,
     upload: Option<&Rc<Upload>>,
-    (upstream, exchange): (&Upstream, &Exchange<'_>),
+    (upstream, backend, exchange): (&Upstream, &Backend, &Exchange<'_>),
     now: Instant,
 ) -> impl Future<Output = Result<(Response<()>, Link), Failed>>
 where
@@ -177,12 +185,21 @@ where
                 }
                 Ok((answer.response, link))
             }
-            // A server closes kept connections whenever it likes, also while a request is on its way
-            // to it: only the kind of request tells whether it may be sent once more.
-            Err(error @ Error::Closed(_)) if upload.is_none() && link.connection.heard_nothing() => {
-                Err(Failed { error, again: unsent || (link.is_used && head.method().is_idempotent()) })
+            Err(error) => {
+                // On a new connection it says something about the server.
+                let is_fault = matches!(error, Error::HeadTimeout | Error::BodyStalled)
+                    || (matches!(error, Error::Closed(_)) && !link.is_used);
+                if is_fault {
+                    backend.standing.saw(Event::NotAnswered, Instant::now());
+                }
+                // A server closes kept connections whenever it likes, also while a request is on its
+                // way to it, and another one may do better than one that fails: only the kind of
+                // request tells whether it may be sent once more.
+                let unheard = upload.is_none() && matches!(error, Error::Closed(_)) && link.connection.heard_nothing();
+                let elsewhere = link.is_used || upstream.backends().len() > 1;
+                let again = unheard && (unsent || (elsewhere && head.method().is_idempotent()));
+                Err(Failed { error, again })
             }
-            Err(error) => Err(Failed { error, again: false }),
         }
     }
 }

@@ -238,6 +238,7 @@ mod tests {
             trailers: Trailers::of(&headers(&[("trailer", "x-auth-subject")]), |_| false),
             managed: &managed,
             body_stall: Duration::from_secs(1),
+            affinity: 0,
         };
         let mut body = prepare(request(Method::POST, &[], body), &exchange).into_body();
         let frame = on_worker(poll_fn(move |cx| Pin::new(&mut body).poll_frame(cx)));

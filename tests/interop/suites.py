@@ -4,6 +4,7 @@ import clients
 import forward_auth
 import pools
 import readme
+import servers
 
 ALL = {
     "moto-password": pools.moto_password,
@@ -17,4 +18,5 @@ ALL = {
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
     "readme": readme.curl_lines,
+    "killed-and-back": servers.killed_and_back,
 }

@@ -1,6 +1,8 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod balancing;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod config;
@@ -10,6 +12,8 @@ mod docs;
 mod edits;
 #[cfg(test)]
 mod framing;
+#[cfg(test)]
+mod health;
 #[cfg(test)]
 mod http2;
 #[cfg(test)]

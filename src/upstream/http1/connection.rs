@@ -12,24 +12,24 @@ use http::{Request, StatusCode};
 use http_body::{Frame, SizeHint};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::body::Place;
 use super::head::{self, Head};
+use crate::upstream::connect::Stream;
 
 /// Bytes asked for at once: at first, and while every read brings as many as were asked for.
 const READ: (usize, usize) = (8 * 1024, 64 * 1024);
 
 /// A socket that one task may write to while another reads it. Both are on the same thread.
 pub(in super::super) struct Socket {
-    stream: RefCell<TcpStream>,
+    stream: RefCell<Stream>,
     /// A write was told of a reset: the system says so only once, and the next read would take it
     /// for an end in good order.
     is_reset: Cell<bool>,
 }
 
 impl Socket {
-    pub(in super::super) fn new(stream: TcpStream) -> Self {
+    pub(in super::super) fn new(stream: Stream) -> Self {
         Self { stream: RefCell::new(stream), is_reset: Cell::new(false) }
     }
 

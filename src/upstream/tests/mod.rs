@@ -8,6 +8,7 @@ mod early;
 mod failures;
 mod framing;
 mod reuse;
+mod secure;
 mod whoami;
 
 use std::cell::RefCell;
@@ -26,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Connections, Error, Exchange, Managed, Timing, Trailers, Upstream, forward};
-use crate::config::{self, Endpoint, HostHeader, Servers};
+use crate::config::{self, Balance, Endpoint, HostHeader, Servers, Transport, UpstreamTls};
 use crate::http::{Body, BodyError};
 use crate::telemetry::metrics::{Metrics, ServerState};
 
@@ -53,7 +54,13 @@ impl Script {
 
     pub(super) fn endpoint(&self) -> Endpoint {
         let address = self.probe.local_addr().unwrap();
-        Endpoint { host: address.ip().to_string(), port: address.port(), authority: address.to_string() }
+        Endpoint {
+            transport: Transport::Plain,
+            host: address.ip().to_string(),
+            port: address.port(),
+            authority: address.to_string(),
+            weight: 1,
+        }
     }
 
     pub(super) async fn accept(&self) -> Wire {
@@ -113,6 +120,7 @@ pub(super) struct Gate {
     pub(super) metrics: Metrics,
     pub(super) timing: RefCell<Timing>,
     pub(super) body_stall: Duration,
+    pub(super) affinity: RefCell<u64>,
     managed: Managed,
 }
 
@@ -125,12 +133,15 @@ impl Gate {
         let mut config = config::Upstream {
             name: Arc::from("app"),
             servers: Servers::Http(vec![script.endpoint()]),
+            balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: Duration::from_secs(5),
             response_head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             retries: 1,
             keep_authorization: false,
+            health: None,
+            tls: UpstreamTls::default(),
         };
         change(&mut config);
         let metrics = Metrics::new();
@@ -140,6 +151,7 @@ impl Gate {
             metrics,
             timing: RefCell::default(),
             body_stall: Duration::from_secs(10),
+            affinity: RefCell::new(0),
             managed: Arc::new(|name: &HeaderName| name.as_str().starts_with("x-auth-")),
         }
     }
@@ -155,6 +167,7 @@ impl Gate {
             trailers,
             managed: &self.managed,
             body_stall: self.body_stall,
+            affinity: *self.affinity.borrow(),
         };
         let mut timing = Timing::default();
         let answer = forward(&self.upstream, &self.connections, request, &exchange, &mut timing).await;
