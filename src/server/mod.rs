@@ -2,11 +2,13 @@
 
 mod body;
 mod connection;
+mod descriptors;
 pub mod framing;
 mod io;
 mod worker;
 
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
+pub use descriptors::Descriptors;
 pub use io::Patience;
 pub use worker::{Workers, bind};

@@ -31,10 +31,17 @@ impl Process {
     /// Starts the gateway on these sections in `folder` and waits until it is ready. Starting in
     /// the same folder again is a restart.
     pub(crate) async fn start(folder: &Path, toml: &str) -> Self {
+        Self::start_after(folder, toml, "true").await
+    }
+
+    /// The same after this shell command, which may limit what it has.
+    pub(crate) async fn start_after(folder: &Path, toml: &str, first: &str) -> Self {
         let (listener, admin) = (free_port(), free_port());
         let config = folder.join("portcullis.toml");
         std::fs::write(&config, filled_in(toml, listener, admin)).unwrap();
-        let child = command(folder, &["run", "--config", "portcullis.toml"])
+        let script = format!("{first} && exec \"$0\" run --config portcullis.toml");
+        let child = in_folder(Command::new("sh"), folder)
+            .args(["-c", &script, BINARY])
             .stdout(File::create(folder.join("stdout")).unwrap())
             .stderr(File::create(folder.join("stderr")).unwrap())
             .spawn()
@@ -70,6 +77,15 @@ impl Process {
     /// Everything it printed so far, on both streams.
     pub(crate) fn output(&self) -> String {
         ["stdout", "stderr"].map(|name| std::fs::read_to_string(self.folder.join(name)).unwrap_or_default()).concat()
+    }
+
+    /// Its soft and its hard limit on open files, as the kernel has them.
+    pub(crate) fn open_files(&self) -> (String, String) {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let mut words = line.split_whitespace().map(str::to_owned);
+        (words.next().unwrap(), words.next().unwrap())
     }
 
     /// Sends a signal by its name.
@@ -124,9 +140,16 @@ pub(crate) fn config_at_free_ports(toml: &str) -> String {
     filled_in(toml, free_port(), free_port())
 }
 
+const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command.args(arguments).current_dir(folder).env_remove("PORTCULLIS_CONFIG").stdin(std::process::Stdio::null());
+    let mut command = in_folder(Command::new(BINARY), folder);
+    command.args(arguments);
+    command
+}
+
+fn in_folder(mut command: Command, folder: &Path) -> Command {
+    command.current_dir(folder).env_remove("PORTCULLIS_CONFIG").stdin(std::process::Stdio::null());
     command
 }
 
