@@ -9,6 +9,7 @@
 
 mod account;
 mod answer;
+mod holders;
 mod members;
 mod sessions;
 mod signin;
@@ -34,6 +35,7 @@ use crate::http::{Body, BodyError};
 use crate::problem::{Code, Problem};
 use crate::store;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use holders::Holders;
 use members::Members;
 use sessions::Sessions;
 
@@ -94,6 +96,8 @@ pub struct Auth {
     /// For everything else below the prefix.
     unknown: Arc<RouteMetrics>,
     sessions: Sessions,
+    /// Asked only where the app client has a secret.
+    holders: Holders,
     /// Whether the last real sign-up needed no confirmation: what a hidden one answers, too.
     confirms_itself: AtomicBool,
 }
@@ -115,6 +119,7 @@ impl Auth {
             metrics: ROUTES.iter().map(|route| held(route.path)).collect(),
             unknown: held("/*"),
             sessions: Sessions::new(),
+            holders: Holders::new(),
             confirms_itself: AtomicBool::new(false),
             config,
             client,
