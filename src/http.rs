@@ -113,25 +113,28 @@ pub const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// Removes what `Connection` nominates (RFC 9110 §7.6.1).
+/// Removes what `Connection` nominates (RFC 9110 §7.6.1); says whether the connection is to be closed
+/// after this message (RFC 9112 §9.6).
 ///
 /// Nominating an end-to-end header such as `Host` has no effect beyond removing it: what the gateway
 /// sets is set afterwards.
-pub fn remove_nominated(headers: &mut HeaderMap) {
-    let mut nominated = Vec::new();
+pub fn remove_nominated(headers: &mut HeaderMap) -> bool {
+    let (mut nominated, mut close) = (Vec::new(), false);
     for line in headers.get_all(header::CONNECTION) {
         for token in line.as_bytes().split(|byte| *byte == b',') {
             let token = token.trim_ascii();
             // The usual ones are no headers, or one that is hop-by-hop by itself.
-            if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
-                continue;
+            if token.eq_ignore_ascii_case(b"close") {
+                close = true;
+            } else if !token.eq_ignore_ascii_case(b"keep-alive") {
+                nominated.extend(HeaderName::from_bytes(token));
             }
-            nominated.extend(HeaderName::from_bytes(token));
         }
     }
     for name in nominated {
         headers.remove(name);
     }
+    close
 }
 
 /// A header that must be there at most once was there more often.

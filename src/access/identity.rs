@@ -5,7 +5,6 @@
 //! as `-`), because CGI, WSGI and PHP backends cannot tell `X_Auth.Subject` from `X-Auth-Subject`.
 
 use std::fmt::Write;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -138,7 +137,7 @@ where
     pub fn send(
         self,
         upstream: &Arc<Upstream>,
-        connections: &Rc<Connections<B>>,
+        connections: &Connections,
         exchange: &Exchange<'_>,
         timing: &mut Timing,
     ) -> impl Future<Output = Result<Response<Body>, upstream::Error>> {

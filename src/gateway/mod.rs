@@ -109,7 +109,7 @@ impl Decisions {
 #[derive(Debug)]
 pub struct Worker {
     snapshot: RefCell<Cache<Arc<ArcSwap<Gateway>>, Arc<Gateway>>>,
-    connections: Rc<Connections<RequestBody>>,
+    connections: Rc<Connections>,
     log: AccessLog,
     clock: Clock,
 }

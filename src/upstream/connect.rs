@@ -2,32 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Body;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use super::Backend;
 use super::connections::{Link, Server};
-use super::error::{ConnectError, Error, Invalid};
-use super::request::Outgoing;
-use super::socket::Socket;
-use super::timer::Timer;
-use crate::http::BodyError;
-
-/// Bytes of a response head, and of the buffer that it is read into.
-const MAX_HEAD: usize = 64 * 1024;
+use super::error::{ConnectError, Error};
+use super::http1::{Connection, Socket};
 
 /// Connects within `within`, which covers the name look-up and every address together.
-pub(super) async fn connect<B>(server: &Rc<Server<B>>, backend: &Backend, within: Duration) -> Result<Link<B>, Error>
-where
-    B: Body<Data = Bytes, Error = BodyError> + Unpin + 'static,
-{
+pub(super) async fn connect(server: &Server, backend: &Backend, within: Duration) -> Result<Link, Error> {
     let stream = match open(backend, Instant::now() + within).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -38,15 +24,7 @@ where
     };
     server.is_reachable();
     backend.healthy.set(1);
-    let socket = Socket::new(stream);
-    let peek = socket.peek();
-    let (sender, connection) = http1::Builder::new()
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(MAX_HEAD)
-        .handshake::<_, Outgoing<B>>(TokioIo::new(socket))
-        .await
-        .map_err(|error| Error::Invalid(Invalid::Head(error)))?;
-    Ok(Link { sender, driver: server.drive(connection), timer: Timer::new(), peek, is_used: false })
+    Ok(Link::new(Connection::new(Socket::new(stream))))
 }
 
 async fn open(backend: &Backend, deadline: Instant) -> Result<TcpStream, ConnectError> {
@@ -60,7 +38,7 @@ async fn open(backend: &Backend, deadline: Instant) -> Result<TcpStream, Connect
             first_that_answers(&addresses, deadline).await?
         }
     };
-    // Small messages leave at once; hyper writes each in one piece.
+    // Small messages leave at once; each is written in one piece.
     stream.set_nodelay(true).map_err(ConnectError::Io)?;
     Ok(stream)
 }

@@ -5,17 +5,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::balance;
-use super::request::Outgoing;
-use super::socket::Peek;
+use super::http1::Connection;
 use super::timer::Timer;
 use super::{Backend, Upstream};
 use crate::config;
@@ -25,43 +25,44 @@ use crate::telemetry::metrics::Level;
 /// Unused connections to one server that one worker keeps; the oldest gives way.
 const MAX_IDLE: usize = 512;
 
-/// A connection that rested for longer is looked at before it is used again. One that is passed on
-/// from request to request under load is not: that would be a system call each time, and what the
-/// server says that soon could as well come a moment later, when nobody can tell it from an answer.
+/// The system is asked about a connection that rested for longer before it is used again. One that is
+/// passed on from request to request under load is not looked at: that would be a system call each
+/// time, and what a server says that soon could as well come a moment later, when nobody can tell it
+/// from an answer.
 const RESTED: Duration = Duration::from_millis(1);
 
 /// The first back-off after a failed connect, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// All upstream connections of one worker. `B` is the body of the requests it forwards.
-pub struct Connections<B> {
-    known: RefCell<Vec<Known<B>>>,
+/// All upstream connections of one worker.
+pub struct Connections {
+    known: RefCell<Vec<Known>>,
     random: Cell<u64>,
 }
 
 /// The servers of one upstream, found again by the address of its `Arc`. The `Weak` keeps that
 /// address from being used for another upstream.
-struct Known<B> {
+struct Known {
     upstream: Weak<Upstream>,
-    servers: Servers<B>,
+    servers: Servers,
 }
 
 /// The servers of an upstream, in the order of its configuration.
-pub(super) type Servers<B> = Rc<[Rc<Server<B>>]>;
+pub(super) type Servers = Rc<[Rc<Server>]>;
 
-impl<B> Default for Connections<B> {
+impl Default for Connections {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<B> std::fmt::Debug for Connections<B> {
+impl std::fmt::Debug for Connections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connections").field("upstreams", &self.known.borrow().len()).finish_non_exhaustive()
     }
 }
 
-impl<B> Connections<B> {
+impl Connections {
     /// No connections yet. They belong to the thread's `LocalRuntime` (or `LocalSet`), on which
     /// [`super::forward()`] spawns them.
     pub fn new() -> Self {
@@ -70,13 +71,13 @@ impl<B> Connections<B> {
 
     /// The servers of an upstream. After a reload, servers that are also in the new configuration
     /// keep their connections.
-    pub(super) fn servers(&self, upstream: &Arc<Upstream>) -> Servers<B> {
+    pub(super) fn servers(&self, upstream: &Arc<Upstream>) -> Servers {
         let mut known = self.known.borrow_mut();
-        let same = |entry: &&Known<B>| std::ptr::eq(entry.upstream.as_ptr(), Arc::as_ptr(upstream));
+        let same = |entry: &&Known| std::ptr::eq(entry.upstream.as_ptr(), Arc::as_ptr(upstream));
         if let Some(entry) = known.iter().find(same) {
             return Rc::clone(&entry.servers);
         }
-        let servers: Servers<B> = upstream
+        let servers: Servers = upstream
             .backends()
             .iter()
             .map(|backend| {
@@ -92,7 +93,7 @@ impl<B> Connections<B> {
     }
 
     /// The index of the server for the next request.
-    pub(super) fn pick(&self, servers: &Servers<B>, now: Instant) -> Option<usize> {
+    pub(super) fn pick(&self, servers: &Servers, now: Instant) -> Option<usize> {
         let mut random = self.random.get();
         let number = balance::next_random(&mut random);
         self.random.set(random);
@@ -107,7 +108,7 @@ impl<B> Connections<B> {
 }
 
 /// What one worker knows of one server.
-pub(super) struct Server<B> {
+pub(super) struct Server {
     upstream: Arc<str>,
     endpoint: config::Endpoint,
     outstanding: Cell<u32>,
@@ -115,21 +116,23 @@ pub(super) struct Server<B> {
     retry_at: Cell<Option<Instant>>,
     /// Most recently used last. The last one is taken first, so that a burst's surplus grows old and
     /// goes.
-    idle: RefCell<VecDeque<Idle<B>>>,
-    reaper_runs: Cell<bool>,
+    idle: RefCell<VecDeque<Idle>>,
+    /// Wakes the task that watches the idle connections, while there is one.
+    reaper: RefCell<Option<Waker>>,
+    reaper_starts: Cell<bool>,
     idle_level: Level,
     active_level: Level,
 }
 
 /// An unused connection.
-struct Idle<B> {
-    link: Link<B>,
+struct Idle {
+    link: Link,
     since: Instant,
     /// The end of its time.
     until: Instant,
 }
 
-impl<B> Server<B> {
+impl Server {
     fn new(upstream: &Arc<str>, backend: &Backend) -> Self {
         Self {
             upstream: Arc::clone(upstream),
@@ -138,21 +141,24 @@ impl<B> Server<B> {
             failures: Cell::new(0),
             retry_at: Cell::new(None),
             idle: RefCell::default(),
-            reaper_runs: Cell::new(false),
+            reaper: RefCell::default(),
+            reaper_starts: Cell::new(false),
             idle_level: backend.idle.clone(),
             active_level: backend.active.clone(),
         }
     }
 
-    /// An unused connection that is neither expired nor closed, and on which nothing came that
-    /// nobody asked for: it would be read as the answer to the next request.
-    pub(super) fn take_idle(&self, now: Instant) -> Option<Link<B>> {
+    /// An unused connection that is neither expired nor closed, and on which nothing came unasked: it
+    /// would be read as the answer to the next request. `sure`: what goes over it cannot be sent again,
+    /// so that one more system call is worth it.
+    pub(super) fn take_idle(&self, now: Instant, sure: bool) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
         loop {
             let Idle { mut link, since, until } = idle.pop_back()?;
             self.idle_level.dec();
-            let rested = now.saturating_duration_since(since) >= RESTED;
-            if until > now && link.is_ready() && (!rested || link.peek.is_silent()) {
+            let sure = sure || now.saturating_duration_since(since) >= RESTED;
+            // Nobody needs to be woken by it before the next exchange says so.
+            if until > now && link.connection.is_quiet(&mut Context::from_waker(Waker::noop()), sure) {
                 link.is_used = true;
                 return Some(link);
             }
@@ -173,19 +179,25 @@ impl<B> Server<B> {
         self.retry_at.set(Some(now + wait));
     }
 
-    /// Drops what is expired or closed; the time at which the next one expires.
-    fn sweep(&self, now: Instant) -> Option<Instant> {
+    /// Drops what is expired, closed, or says something unasked; the time at which the next one
+    /// expires. `cx` is woken when another one closes.
+    fn sweep(&self, now: Instant, cx: &mut Context<'_>) -> Option<Instant> {
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|kept| kept.until > now && !kept.link.is_closed());
+        idle.retain(|kept| kept.until > now && kept.link.connection.is_quiet(cx, false));
         self.idle_level.dec_by(i64::try_from(before - idle.len()).unwrap_or_default());
         idle.iter().map(|kept| kept.until).min()
     }
-}
 
-impl<B: 'static> Server<B> {
-    /// Keeps a connection that is ready for another request, for at most `idle`.
-    fn keep(self: &Rc<Self>, link: Link<B>, idle: Duration) {
+    /// Keeps a connection for another request, for at most `idle`, unless bytes came that nobody
+    /// asked for, or its end.
+    fn keep(self: &Rc<Self>, mut link: Link, idle: Duration) {
+        link.connection.rest();
+        let reaper = self.reaper.borrow();
+        let waker = reaper.as_ref().unwrap_or(Waker::noop());
+        if !link.connection.is_quiet(&mut Context::from_waker(waker), false) {
+            return;
+        }
         let mut kept = self.idle.borrow_mut();
         if kept.len() >= MAX_IDLE {
             kept.pop_front();
@@ -194,100 +206,86 @@ impl<B: 'static> Server<B> {
         let now = Instant::now();
         kept.push_back(Idle { link, since: now, until: now + idle });
         self.idle_level.inc();
-        if !self.reaper_runs.replace(true) {
+        if reaper.is_none() && !self.reaper_starts.replace(true) {
             tokio::task::spawn_local(reap(Rc::downgrade(self)));
         }
     }
-
-    /// Runs a connection's I/O until it ends, and then forgets it at once.
-    pub(super) fn drive<D>(self: &Rc<Self>, connection: D) -> JoinHandle<()>
-    where
-        D: Future<Output = hyper::Result<()>> + 'static,
-    {
-        let server = Rc::downgrade(self);
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an upstream connection ended");
-            }
-            if let Some(server) = server.upgrade() {
-                server.sweep(Instant::now());
-            }
-        })
-    }
 }
 
-impl<B> Drop for Server<B> {
+impl Drop for Server {
     fn drop(&mut self) {
         self.idle_level.dec_by(i64::try_from(self.idle.get_mut().len()).unwrap_or_default());
     }
 }
 
-/// Closes connections when their time is over. Ends when there are none; the next one that is
-/// kept starts it again.
-async fn reap<B>(server: RcWeak<Server<B>>) {
-    loop {
-        let Some(alive) = server.upgrade() else { return };
-        let Some(next) = alive.sweep(Instant::now()) else {
-            alive.reaper_runs.set(false);
-            return;
-        };
-        drop(alive);
-        sleep_until(next).await;
-    }
+/// Closes connections when their time is over, or the server has closed them. Ends when there are
+/// none; the next one that is kept starts it again.
+async fn reap(server: RcWeak<Server>) {
+    let mut timer = Timer::new();
+    poll_fn(|cx| {
+        let Some(server) = server.upgrade() else { return Poll::Ready(()) };
+        server.reaper_starts.set(false);
+        loop {
+            let Some(next) = server.sweep(Instant::now(), cx) else {
+                server.reaper.take();
+                return Poll::Ready(());
+            };
+            server.reaper.borrow_mut().get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
+            ready!(timer.poll(cx, next));
+        }
+    })
+    .await;
 }
 
 /// One connection. Dropping it closes it, whatever it is in the middle of.
-pub(super) struct Link<B> {
-    pub(super) sender: SendRequest<Outgoing<B>>,
-    pub(super) driver: JoinHandle<()>,
+pub(super) struct Link {
+    pub(super) connection: Connection,
     pub(super) timer: Timer,
-    pub(super) peek: Peek,
+    /// Memory for the next request's head.
+    pub(super) buffer: Vec<u8>,
+    /// Sends the rest of a request whose answer has begun already.
+    pub(super) upload: Option<JoinHandle<()>>,
     /// It has served a request before, so that the server may be about to close it.
     pub(super) is_used: bool,
 }
 
-impl<B> Link<B> {
-    fn is_ready(&self) -> bool {
-        self.sender.is_ready()
-    }
-
-    fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+impl Link {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection, timer: Timer::new(), buffer: Vec::new(), upload: None, is_used: false }
     }
 }
 
-impl<B> Drop for Link<B> {
+impl Drop for Link {
     fn drop(&mut self) {
-        // Without this, hyper would finish sending the request's body first.
-        self.driver.abort();
+        if let Some(upload) = &self.upload {
+            upload.abort();
+        }
     }
 }
 
 /// An exchange under way: counts as outstanding until it is dropped.
-pub(super) struct Claim<B> {
-    pub(super) server: Rc<Server<B>>,
+pub(super) struct Claim {
+    pub(super) server: Rc<Server>,
 }
 
-impl<B> Claim<B> {
-    pub(super) fn new(server: &Rc<Server<B>>) -> Self {
+impl Claim {
+    pub(super) fn new(server: &Rc<Server>) -> Self {
         server.outstanding.set(server.outstanding.get() + 1);
         server.active_level.inc();
         Self { server: Rc::clone(server) }
     }
 }
 
-impl<B: 'static> Claim<B> {
-    /// The answer is complete. The connection is kept if hyper has it ready for another request:
-    /// it is not when request bytes are still to be sent, bytes came that nobody asked for, or
-    /// either side said `close`.
-    pub(super) fn settle(self, link: Link<B>, idle: Duration) {
-        if link.is_ready() && !idle.is_zero() {
+impl Claim {
+    /// The answer is complete, and so is the request: the connection may serve another one.
+    pub(super) fn settle(self, link: Link, idle: Duration) {
+        if !idle.is_zero() {
             self.server.keep(link, idle);
         }
     }
 }
 
-impl<B> Drop for Claim<B> {
+impl Drop for Claim {
     fn drop(&mut self) {
         self.server.outstanding.set(self.server.outstanding.get().saturating_sub(1));
         self.server.active_level.dec();

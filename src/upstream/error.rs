@@ -24,7 +24,7 @@ pub enum Error {
     Invalid(#[source] Invalid),
     /// The connection ended before a whole head. The request may have been acted on.
     #[error("the server closed the connection before it answered")]
-    Closed(#[source] hyper::Error),
+    Closed(#[source] io::Error),
     /// The upstream has no server.
     #[error("the upstream has no server")]
     NoServer,
@@ -51,8 +51,8 @@ pub enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
     /// Its head is not HTTP, contradicts itself, or is larger than 64 KiB.
-    #[error("the head cannot be read")]
-    Head(#[source] hyper::Error),
+    #[error("the head cannot be read: {0}")]
+    Head(&'static str),
     /// It switches protocols (RFC 9110 §15.2.2), which nobody asked for.
     #[error("it switches to another protocol unasked")]
     Upgrade,

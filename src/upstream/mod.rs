@@ -1,7 +1,7 @@
 //! Upstreams: from a vetted request to the answer of a backend.
 //!
 //! [`forward()`] is one exchange. It picks a server (`balance`), takes a kept connection or makes one
-//! (`connections`, `connect`, `socket`), frames the request anew (`request`), waits, cleans the answer
+//! (`connections`, `connect`), frames the request anew (`request`), waits, cleans the answer
 //! (`response`), and gives the connection back when the answer was read. An [`Upstream`] is shared
 //! and never changes; [`Connections`] belong to one worker thread.
 //!
@@ -12,9 +12,9 @@ mod connect;
 mod connections;
 mod error;
 mod forward;
+mod http1;
 mod request;
 mod response;
-mod socket;
 mod tally;
 #[cfg(test)]
 mod tests;

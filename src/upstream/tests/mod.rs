@@ -109,7 +109,7 @@ impl Wire {
 /// An upstream and the connections of one worker.
 pub(super) struct Gate {
     pub(super) upstream: Arc<Upstream>,
-    pub(super) connections: Connections<Sent>,
+    pub(super) connections: Connections,
     pub(super) metrics: Metrics,
     pub(super) timing: RefCell<Timing>,
     pub(super) body_stall: Duration,
