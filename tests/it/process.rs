@@ -200,6 +200,7 @@ async fn the_first_signal_lets_open_requests_finish() {
         gate.open();
         let reply = busy.read().await;
         assert_eq!((reply.status, reply.text().as_str()), (200, "done"));
+        assert!(reply.closes(), "it says that nothing more is taken");
         busy.closed().await;
         assert_eq!(process.exited().await.code(), Some(0), "{}", process.output());
     }
@@ -348,4 +349,15 @@ async fn it_takes_as_many_open_files_as_it_may_and_says_when_they_are_too_few() 
     let output = process.output();
     let line = output.lines().find(|line| line.contains("hard limit on open files is too low")).unwrap_or_default();
     assert!(line.contains("512") && line.contains("40256") && line.contains("20000"), "{output}");
+}
+
+#[tokio::test]
+async fn the_pool_can_be_served_without_the_gateway() {
+    let (folder, port) = (tempdir().unwrap(), free_port());
+    let mut process = Process::serve_pool(folder.path(), &own_pool(port), port, POOL_ID).await;
+    let users = Process::run(folder.path(), &["pool", "users", "--config", "portcullis.toml"]).await;
+    assert!(users.code == Some(0) && users.stdout.contains("demo"), "it administers the running one: {users:?}");
+    process.signal("TERM");
+    assert_eq!(process.exited().await.code(), Some(0), "{}", process.output());
+    assert!(process.output().contains(POOL_ID), "{}", process.output());
 }

@@ -37,19 +37,26 @@ impl Process {
     /// The same after this shell command, which may limit what it has.
     pub(crate) async fn start_after(folder: &Path, toml: &str, first: &str) -> Self {
         let (listener, admin) = (free_port(), free_port());
-        let config = folder.join("portcullis.toml");
-        std::fs::write(&config, filled_in(toml, listener, admin)).unwrap();
-        let script = format!("{first} && exec \"$0\" run --config portcullis.toml");
-        let child = in_folder(Command::new("sh"), folder)
-            .args(["-c", &script, BINARY])
-            .stdout(File::create(folder.join("stdout")).unwrap())
-            .stderr(File::create(folder.join("stderr")).unwrap())
-            .spawn()
-            .unwrap();
+        let child = spawn(folder, &filled_in(toml, listener, admin), first, "run");
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (listener, admin) = (loopback(listener), loopback(admin));
         let mut process = Self { folder: folder.to_owned(), child: Some(child), listener, admin };
         process.ready().await;
+        process
+    }
+
+    /// Starts `portcullis pool serve` on these sections, with the pool at this port, and waits until it
+    /// shows its keys.
+    pub(crate) async fn serve_pool(folder: &Path, toml: &str, port: u16, pool_id: &str) -> Self {
+        let child = spawn(folder, &config_at_free_ports(toml), "true", "pool serve");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let process = Self { folder: folder.to_owned(), child: Some(child), listener: address, admin: address };
+        until("the pool's keys", async || {
+            let _up = tokio::net::TcpStream::connect(address).await.ok()?;
+            let reply = process.admin_get(&format!("/{pool_id}/.well-known/jwks.json")).await;
+            (reply.status == 200).then_some(())
+        })
+        .await;
         process
     }
 
@@ -138,6 +145,18 @@ impl Drop for Process {
 /// A whole config with these sections and listeners at free ports.
 pub(crate) fn config_at_free_ports(toml: &str) -> String {
     filled_in(toml, free_port(), free_port())
+}
+
+/// Starts a command of the binary on this config, after this shell command.
+fn spawn(folder: &Path, config: &str, first: &str, command: &str) -> Child {
+    std::fs::write(folder.join("portcullis.toml"), config).unwrap();
+    let script = format!("{first} && exec \"$0\" {command} --config portcullis.toml");
+    in_folder(Command::new("sh"), folder)
+        .args(["-c", &script, BINARY])
+        .stdout(File::create(folder.join("stdout")).unwrap())
+        .stderr(File::create(folder.join("stderr")).unwrap())
+        .spawn()
+        .unwrap()
 }
 
 const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
