@@ -10,6 +10,7 @@
 mod account;
 mod answer;
 pub mod check;
+mod holders;
 mod members;
 mod sessions;
 mod signin;
@@ -35,6 +36,7 @@ use crate::http::{Body, BodyError};
 use crate::problem::{Code, Problem};
 use crate::store;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use holders::Holders;
 use members::Members;
 use sessions::Sessions;
 
@@ -97,6 +99,8 @@ pub struct Auth {
     /// For everything else below the prefix.
     unknown: Arc<RouteMetrics>,
     sessions: Sessions,
+    /// Asked only where the app client has a secret.
+    holders: Holders,
     /// Whether the last real sign-up needed no confirmation: what a hidden one answers, too.
     confirms_itself: AtomicBool,
 }
@@ -119,6 +123,7 @@ impl Auth {
             check: held(check::PATH),
             unknown: held("/*"),
             sessions: Sessions::new(),
+            holders: Holders::new(),
             confirms_itself: AtomicBool::new(false),
             config,
             client,

@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Color, exit, load};
 use crate::app::{App, Ended, Options, StartError};
 use crate::config::{Config, LogFormat};
+use crate::server::Descriptors;
 use crate::telemetry;
 use crate::telemetry::access_log::Sink;
 
@@ -39,6 +40,7 @@ fn serve(config: Config) -> Result<Ended, Box<dyn std::error::Error>> {
         || config.pools.iter().any(|pool| pool.embedded.is_some());
     // Before anything can be asked to be finished: a signal in between would end the process at once.
     let heard = hear_signals()?;
+    raise_descriptors(config.server.limits.connections);
     let app = App::start(config, Options { access_log, log_level: Some(log_level), ..Options::default() })?;
     if show_banner {
         io::stderr().write_all(banner(&app, Color::of_stderr()).as_bytes())?;
@@ -46,6 +48,27 @@ fn serve(config: Config) -> Result<Ended, Box<dyn std::error::Error>> {
         tracing::info!(listeners = ?app.listeners(), admin = %app.admin(), "serving");
     }
     Ok(wait(app, &heard))
+}
+
+/// Gets as many file descriptors as the process may have, and says so when they are too few.
+fn raise_descriptors(connections: usize) {
+    let descriptors = match Descriptors::raise() {
+        Ok(descriptors) => descriptors,
+        Err(error) => return tracing::warn!(%error, "the limit on open files could not be raised"),
+    };
+    let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    let (before, now) = (shown(descriptors.before), shown(descriptors.now));
+    match descriptors.wanted_for(connections) {
+        None => tracing::info!(before, now, "open files"),
+        Some(wanted) => tracing::warn!(
+            before,
+            now,
+            wanted,
+            connections,
+            "the hard limit on open files is too low for so many connections: raise it, or lower \
+             `connections` in [server.limits]"
+        ),
+    }
 }
 
 /// Waits for the first signal, then for the drain or the second one.

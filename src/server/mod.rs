@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod descriptors;
 pub mod framing;
 pub(crate) mod http2;
 mod io;
@@ -10,5 +11,6 @@ mod worker;
 
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
+pub use descriptors::Descriptors;
 pub use io::Patience;
 pub use worker::{Workers, bind};

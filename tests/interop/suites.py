@@ -9,6 +9,7 @@ import servers
 ALL = {
     "moto-password": pools.moto_password,
     "moto-srp": pools.moto_srp,
+    "moto-secret": pools.moto_secret,
     "cognito-local": pools.cognito_local,
     "boto3": clients.boto3_sdk,
     "boto3-admin": clients.boto3_admin,

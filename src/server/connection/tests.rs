@@ -230,3 +230,35 @@ fn an_answer_that_ends_while_draining_begins_says_that_the_connection_closes() {
         task.await.unwrap();
     });
 }
+
+#[test]
+fn a_malformed_head_behind_a_slow_answer_is_refused_by_us_however_it_arrives() {
+    for bad in [
+        "\n\n\nxx\n\nGET",
+        "\r\n\r\nx\u{1}x\r\n\r\nGET",
+        "\r\nGET /\u{1} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /x HTTP/1.1\r\nHost: a\r\nx y: z\r\n\r\n",
+    ] {
+        let cuts = (0..=bad.len()).flat_map(|one| (one..=bad.len()).map(move |two| [one, two]));
+        let cuts = cuts.flat_map(|[one, two]| (two..=bad.len()).map(move |three| [one, two, three]));
+        for [one, two, three] in cuts.filter(|[one, _, three]| three - one <= 4) {
+            run(async move {
+                let (mut client, _switch, task) = start();
+                client.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+                let bytes = bad.as_bytes();
+                for piece in [&bytes[..one], &bytes[one..two], &bytes[two..three], &bytes[three..]] {
+                    // The last ones come when the answer is out, and maybe the refusal, too.
+                    tokio::time::sleep(Duration::from_secs(9)).await;
+                    if client.write_all(piece).await.is_err() {
+                        break;
+                    }
+                }
+                let answers = read_all(&mut client).await;
+                let (slow, refused) = answers.split_once("\r\n\r\n").unwrap();
+                assert!(slow.starts_with("HTTP/1.1 200 OK"), "{bad:?} {one} {two} {three}: {answers}");
+                assert!(refused.contains("\r\n\r\nMalformed("), "{bad:?} {one} {two} {three}: {answers}");
+                task.await.unwrap();
+            });
+        }
+    }
+}

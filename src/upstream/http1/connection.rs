@@ -24,7 +24,7 @@ const READ: (usize, usize) = (8 * 1024, 64 * 1024);
 pub(in super::super) struct Socket {
     stream: RefCell<Stream>,
     /// A write was told of a reset: the system says so only once, and the next read would take it
-    /// for an end in good order.
+    /// for an end in good order. (A broken pipe means that there was one.)
     is_reset: Cell<bool>,
 }
 
@@ -35,7 +35,7 @@ impl Socket {
 
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes));
-        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+        if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe) {
             self.is_reset.set(true);
         }
         Poll::Ready(written)
@@ -164,7 +164,7 @@ impl Connection {
     }
 
     /// Whether nothing came that nobody asked for, nor the connection's end. `cx` is woken by
-    /// either. Whoever sends what cannot be sent again asks the system to make `sure`.
+    /// either. `sure`: the system is asked as well.
     pub(in super::super) fn is_quiet(&self, cx: &mut Context<'_>, sure: bool) -> bool {
         self.unread.is_empty() && self.socket.is_quiet(cx) && (!sure || self.socket.is_still_quiet())
     }

@@ -97,14 +97,7 @@ fn what_came_on_a_rested_connection_is_never_read_as_an_answer() {
             tokio::time::sleep(Duration::from_millis(2)).await;
             // Nothing waits in between: the kernel has these bytes, and nobody was told.
             wire.write(said).await;
-            let post = request(Method::POST, &[], Sent::sized("once"));
-            let (answer, second) = tokio::join!(gate.forward(post), async {
-                let mut wire = script.accept().await;
-                wire.until("once").await;
-                wire.write(OK).await;
-                wire
-            });
-            assert_eq!(text(answer.unwrap()).await, "hi");
+            let second = first_exchange(&gate, &script).await;
             assert_eq!(wire.closed().await, "", "nothing was sent on the connection with the surplus");
             assert_eq!(gate.timing.borrow().retries, 0);
             // The end of a connection is seen in the same way.
