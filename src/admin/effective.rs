@@ -10,15 +10,16 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HostHeader, HostPattern, Identity, Keys, Limits,
-    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream,
+    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Embedded, Endpoint, Flow, HeaderEdits, Health,
+    HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule,
+    SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
 pub fn config(config: &Config, generation: u64) -> Value {
     let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, log } = config;
     let Admin { address } = admin;
-    let listeners: Vec<_> = listeners.iter().map(|Listener { address }| json!({ "address": address })).collect();
+    let listeners: Vec<_> = listeners.iter().map(show_listener).collect();
     let pools: Map<_, _> = pools.iter().map(|pool| (pool.name.to_string(), show_pool(pool))).collect();
     let upstreams: Map<_, _> = upstreams.iter().map(|one| (one.name.to_string(), show_upstream(one))).collect();
     json!({
@@ -41,9 +42,14 @@ pub fn routes(config: &Config) -> Value {
     config.routes.iter().map(|route| show_route(route)).collect()
 }
 
+fn show_listener(listener: &Listener) -> Value {
+    let Listener { address, h2c } = listener;
+    json!({ "address": address, "h2c": h2c })
+}
+
 fn show_server(server: &Server) -> Value {
     let Server { workers, drain, trusted_proxies, limits } = server;
-    let Limits { connections, request_head, idle, head_size, headers, body, body_stall } = limits;
+    let Limits { connections, request_head, idle, head_size, headers, body, body_stall, h2_streams } = limits;
     json!({
         "workers": workers,
         "drain": duration(*drain),
@@ -56,6 +62,7 @@ fn show_server(server: &Server) -> Value {
             "headers": headers,
             "body": body.unwrap_or(0),
             "body_stall": duration(*body_stall),
+            "h2_streams": h2_streams,
         },
     })
 }
@@ -108,11 +115,28 @@ fn show_embedded(embedded: &Embedded) -> Value {
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name: _, servers, host, connect, response_head, idle, retries, keep_authorization } = upstream;
+    let Upstream {
+        name: _,
+        servers,
+        balance,
+        host,
+        connect,
+        response_head,
+        idle,
+        retries,
+        keep_authorization,
+        health,
+        tls,
+    } = upstream;
     json!({
         "servers": match servers {
-            Servers::Whoami => vec!["whoami:".to_owned()],
-            Servers::Http(endpoints) => endpoints.iter().map(|one| format!("http://{}", one.authority)).collect(),
+            Servers::Whoami => vec![json!("whoami:")],
+            Servers::Http(endpoints) => endpoints.iter().map(show_endpoint).collect(),
+        },
+        "balance": match balance {
+            Balance::Least => "least",
+            Balance::RoundRobin => "round_robin",
+            Balance::Hash => "hash",
         },
         "host": match host {
             HostHeader::Preserve => "preserve",
@@ -124,11 +148,49 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "idle": duration(*idle),
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
+        "health": health.as_ref().map(show_health),
+        "tls": show_upstream_tls(tls),
     })
 }
 
+fn show_upstream_tls(tls: &UpstreamTls) -> Value {
+    let UpstreamTls { ca, client, server_name, danger_accept_invalid } = tls;
+    let pair = |CertificateFiles { chain, key }: &CertificateFiles| json!({ "chain": chain, "key": key });
+    json!({
+        "ca": ca,
+        "client": client.as_ref().map(pair),
+        "server_name": server_name,
+        "danger_accept_invalid": danger_accept_invalid,
+    })
+}
+
+fn show_health(health: &Health) -> Value {
+    let Health { path, every, timeout, up, down } = health;
+    json!({ "path": path, "every": duration(*every), "timeout": duration(*timeout), "up": up, "down": down })
+}
+
+fn show_endpoint(endpoint: &Endpoint) -> Value {
+    let url = endpoint.url();
+    if endpoint.weight == 1 { json!(url) } else { json!({ "url": url, "weight": endpoint.weight }) }
+}
+
 fn show_route(route: &Route) -> Value {
-    let Route { label, host, path, methods, upstream, access, body, keep_encoded_slashes, line } = route;
+    let Route {
+        label,
+        host,
+        path,
+        methods,
+        upstream,
+        access,
+        body,
+        rewrite,
+        timeout,
+        limit,
+        request_headers,
+        response_headers,
+        keep_encoded_slashes,
+        line,
+    } = route;
     json!({
         "label": **label,
         "host": match host {
@@ -136,10 +198,7 @@ fn show_route(route: &Route) -> Value {
             HostPattern::Exact(host) => Some(host.clone()),
             HostPattern::Wildcard(domain) => Some(format!("*.{domain}")),
         },
-        "path": match path {
-            PathPattern::Exact(path) => path.clone(),
-            PathPattern::Prefix(path) => format!("{path}/*"),
-        },
+        "path": pattern(path),
         "methods": methods.as_ref().map(|methods| methods.iter().map(Method::as_str).collect::<Vec<_>>()),
         "upstream": **upstream,
         "access": match access {
@@ -148,9 +207,39 @@ fn show_route(route: &Route) -> Value {
             Access::Required(rule) if *rule == Rule::default() => "required".into(),
             Access::Required(rule) => show_rule(rule),
         },
+        "strip_prefix": rewrite.as_ref().map(|rewrite| &rewrite.strip),
+        "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
+        "timeout": duration(timeout.unwrap_or_default()),
         "body": body.unwrap_or(0),
+        "limit": limit.as_ref().map(show_limit),
+        "request_headers": show_edits(request_headers),
+        "response_headers": show_edits(response_headers),
         "encoded_slashes": if *keep_encoded_slashes { "keep" } else { "reject" },
         "line": line,
+    })
+}
+
+fn pattern(path: &PathPattern) -> String {
+    match path {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(path) => format!("{path}/*"),
+    }
+}
+
+fn show_limit(limit: &Limit) -> Value {
+    let Limit { rate, per, burst, by } = limit;
+    json!({ "rate": format!("{rate}/{}", duration(*per)), "burst": burst, "by": by.as_str() })
+}
+
+fn show_edits(edits: &HeaderEdits) -> Value {
+    let HeaderEdits { remove, set } = edits;
+    let set = set.iter().map(|(name, value)| {
+        let shown = if value.is_sensitive() { "***".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        (name.to_string(), json!(shown))
+    });
+    json!({
+        "remove": remove.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
+        "set": set.collect::<Map<_, _>>(),
     })
 }
 
@@ -220,7 +309,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Endpoint, PoolId};
+    use http::header::{self, HeaderValue};
+
+    use crate::config::{Endpoint, LimitBy, PoolId, Rewrite};
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -249,17 +340,29 @@ mod tests {
                 }],
             }),
         };
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 3000, authority: "127.0.0.1:3000".into() };
+        let endpoint = Endpoint {
+            transport: crate::config::Transport::Plain,
+            host: "127.0.0.1".into(),
+            port: 3000,
+            authority: "127.0.0.1:3000".into(),
+            weight: 1,
+        };
+        let heavy = Endpoint { port: 3001, authority: "127.0.0.1:3001".into(), weight: 3, ..endpoint.clone() };
         let upstream = Upstream {
             name: "app".into(),
-            servers: Servers::Http(vec![endpoint]),
+            servers: Servers::Http(vec![endpoint, heavy]),
+            balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: seconds(3),
             response_head: seconds(60),
             idle: seconds(60),
             retries: 1,
             keep_authorization: false,
+            health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
+            tls: UpstreamTls::default(),
         };
+        let mut password = HeaderValue::from_static("hunter4");
+        password.set_sensitive(true);
         let route = Route {
             label: "*.example.com /api/*".into(),
             host: HostPattern::Wildcard("example.com".into()),
@@ -268,6 +371,11 @@ mod tests {
             upstream: "app".into(),
             access: Access::Required(Rule { groups: vec!["admin".into()], ..Rule::default() }),
             body: None,
+            rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
+            timeout: None,
+            limit: Some(Limit { rate: 10, per: seconds(300), burst: 20, by: LimitBy::Subject }),
+            request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
+            response_headers: HeaderEdits::default(),
             keep_encoded_slashes: false,
             line: 12,
         };
@@ -279,11 +387,12 @@ mod tests {
             headers: 100,
             body: None,
             body_stall: seconds(60),
+            h2_streams: 128,
         };
         Config {
             source: "config/portcullis.toml".into(),
             server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
-            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into() }],
+            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into(), h2c: true }],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],
             upstreams: vec![Arc::new(upstream)],
@@ -311,13 +420,19 @@ mod tests {
         assert_eq!(shown["server"]["limits"]["idle"], "75s");
         assert_eq!(shown["pool"]["main"]["keys"]["stale"], "24h");
         assert_eq!(shown["pool"]["main"]["id"], "eu-west-1_AbC123xyz");
-        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000"]));
+        let heavy = json!({ "url": "http://127.0.0.1:3001", "weight": 3 });
+        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000", heavy]));
+        assert_eq!(shown["upstream"]["app"]["balance"], "least");
+        assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
         assert_eq!(shown["auth"]["floor"], "300ms");
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");
         let route = &routes(&example())[0];
         assert_eq!(*route, shown["route"][0]);
         assert_eq!((&route["host"], &route["path"]), (&"*.example.com".into(), &"/api/*".into()));
         assert_eq!(route["access"]["groups"], json!(["admin"]));
+        assert_eq!((&route["strip_prefix"], &route["rewrite"]), (&"/api".into(), &"/*".into()));
+        assert_eq!(route["timeout"], "0ms");
+        assert_eq!(route["limit"], json!({"rate": "10/5m", "burst": 20, "by": "subject"}));
     }
 
     #[test]
@@ -325,6 +440,10 @@ mod tests {
         let shown = config(&example(), 1);
         assert_eq!(shown["pool"]["main"]["client_secret"], "***");
         assert_eq!(shown["pool"]["main"]["embedded"]["users"][0]["password"], "***");
+        assert_eq!(
+            shown["route"][0]["request_headers"],
+            json!({"remove": ["cookie"], "set": {"authorization": "***"}})
+        );
         assert!(!shown.to_string().contains("hunter"), "{shown}");
     }
 

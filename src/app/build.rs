@@ -3,14 +3,16 @@
 //! With the parts of an earlier configuration at hand, what lives is carried over instead of built
 //! anew, wherever it is still the same thing: an embedded pool and a client by the pool's section,
 //! keys by the pool's issuers and key address, an upstream by its section (and, in
-//! `upstream::Connections`, each of its servers by name and address), verified tokens while no pool
-//! and no identity header changed, unfinished sign-ins by the pool's address.
+//! `upstream::Connections`, each of its servers by name and address, as is what is known of their
+//! health), verified tokens while no pool and no identity header changed, unfinished sign-ins by the
+//! pool's address, and what is left of a rate limit by the route and the limit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use super::StartError;
 use crate::access::Authenticator;
@@ -21,12 +23,13 @@ use crate::cognito;
 use crate::config::{self, Config};
 use crate::gateway::route::Routes;
 use crate::gateway::{Decisions, Gateway, Route};
+use crate::limit::Limiter;
 use crate::outbound;
 use crate::store::Memory;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::token::Verifier;
 use crate::token::jwks::KeySet;
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 
 #[cfg(feature = "devpool")]
 use crate::devpool;
@@ -65,9 +68,20 @@ pub(super) struct Parts {
     pub(super) embedded: Vec<Arc<Embedded>>,
     /// What requests see.
     pub(super) gateway: Arc<Gateway>,
-    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    upstreams: HashMap<Arc<str>, Arc<Probed>>,
+    /// Of the routes that have one.
+    limiters: Vec<(Arc<config::Route>, Arc<Limiter>)>,
     /// What the identity routes talk to.
     provider: Option<Arc<cognito::Client>>,
+}
+
+/// An upstream, and whoever asks its servers how they are. Probing ends when no configuration in
+/// force has it, even if a request still does: nobody may judge servers by settings of the past.
+#[derive(Debug)]
+struct Probed {
+    upstream: Arc<Upstream>,
+    /// Aborted on drop.
+    _probes: JoinSet<()>,
 }
 
 /// A user pool that runs in this process.
@@ -87,6 +101,11 @@ impl Parts {
                 keys.ready().await;
             }
         }
+    }
+
+    /// The upstreams that requests go to.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.upstreams.values().map(|probed| &*probed.upstream)
     }
 
     /// The embedded pools as the file had them when they were started.
@@ -129,19 +148,14 @@ pub(super) fn build(base: &Base, mut config: Config, before: Option<&Parts>) -> 
         }
     };
 
-    let mut upstreams = HashMap::new();
-    for upstream in &config.upstreams {
-        let known = before.and_then(|before| before.upstreams.get(&upstream.name));
-        let built = match known.filter(|known| *known.config() == **upstream) {
-            Some(same) => Arc::clone(same),
-            None => Arc::new(Upstream::new(Arc::clone(upstream), metrics)?),
-        };
-        upstreams.insert(Arc::clone(&upstream.name), built);
-    }
+    let upstreams = upstreams(base, &config, before)?;
+    let limiters = limiters(base, &config, before);
     let routes = config.routes.iter().filter_map(|route| {
+        let limit = limiters.iter().find(|(limited, _)| Arc::ptr_eq(limited, route));
         Some(Route {
-            upstream: Arc::clone(upstreams.get(&route.upstream)?),
+            upstream: Arc::clone(&upstreams.get(&route.upstream)?.upstream),
             metrics: Arc::new(RouteMetrics::new(metrics, Arc::clone(&route.label))),
+            limit: limit.map(|(_, limiter)| Arc::clone(limiter)),
             config: Arc::clone(route),
         })
     });
@@ -177,6 +191,7 @@ pub(super) fn build(base: &Base, mut config: Config, before: Option<&Parts>) -> 
         embedded,
         gateway: Arc::new(gateway),
         upstreams,
+        limiters,
         provider,
     })
 }
@@ -190,6 +205,57 @@ fn key_set(base: &Base, pool: &Arc<config::Pool>, before: Option<&Parts>) -> Key
         Some((_, keys)) => keys.continued(Arc::clone(pool), http, metrics, &base.control),
         None => KeySet::start(Arc::clone(pool), http, clock, metrics, &base.control),
     }
+}
+
+/// The upstreams by name: the same ones under the same settings, new ones that know the health of
+/// their servers otherwise.
+fn upstreams(
+    base: &Base,
+    config: &Config,
+    before: Option<&Parts>,
+) -> Result<HashMap<Arc<str>, Arc<Probed>>, StartError> {
+    let (mut kept, mut new) = (HashMap::new(), Vec::new());
+    for upstream in &config.upstreams {
+        let name = Arc::clone(&upstream.name);
+        let known = before.and_then(|before| before.upstreams.get(&name));
+        // What stands in certificate files may be new although their names are not.
+        let same = known.filter(|known| known.upstream.config() == &**upstream && !upstream.tls.has_files());
+        if let Some(same) = same {
+            kept.insert(name, Arc::clone(same));
+            continue;
+        }
+        let built = Upstream::new(Arc::clone(upstream), &base.metrics)
+            .map_err(|source| StartError::Upstream { name: Arc::clone(&name), source })?;
+        new.push((name, built, known));
+    }
+    // Nothing can fail from here on, so nothing of what is in force is judged by new settings in vain.
+    for (name, built, known) in new {
+        let upstream = Arc::new(match known {
+            Some(known) => built.remembering(&known.upstream),
+            None => built,
+        });
+        let mut probes = JoinSet::new();
+        probes.spawn_on(upstream::probe(Arc::downgrade(&upstream)), &base.control);
+        kept.insert(name, Arc::new(Probed { upstream, _probes: probes }));
+    }
+    Ok(kept)
+}
+
+/// The limits of the routes that have one: with the buckets of before where it is the same route
+/// with the same limit, else with full ones.
+fn limiters(base: &Base, config: &Config, before: Option<&Parts>) -> Vec<(Arc<config::Route>, Arc<Limiter>)> {
+    let known = before.map(|before| &*before.limiters).unwrap_or_default();
+    let limiter = |route: &Arc<config::Route>| {
+        let limit = route.limit?;
+        let same = |(other, _): &&(Arc<config::Route>, _)| {
+            (&other.host, &other.path, &other.methods) == (&route.host, &route.path, &route.methods)
+                && other.limit == route.limit
+        };
+        let new = || Arc::new(Limiter::new(limit, &route.label, &base.metrics));
+        let limiter = known.iter().find(same).map_or_else(new, |(_, limiter)| Arc::clone(limiter));
+        Some((Arc::clone(route), limiter))
+    };
+    config.routes.iter().filter_map(limiter).collect()
 }
 
 /// Starts every embedded pool that does not run yet, and writes its real address into the

@@ -1,5 +1,6 @@
 //! The listeners that are open, one by one: each can come and go without the others noticing.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,6 +34,8 @@ struct Open {
 struct Listener {
     written: config::Listener,
     address: SocketAddr,
+    /// Of the same socket, so that other settings at the same address can take it over.
+    socket: TcpListener,
     /// Told to its accept loop and to its connections.
     lifecycle: watch::Sender<Lifecycle>,
 }
@@ -54,14 +57,19 @@ impl Bound {
     pub(super) fn all<'a>(
         listeners: impl IntoIterator<Item = (usize, &'a config::Listener)>,
     ) -> Result<Vec<Self>, StartError> {
-        let bound = listeners.into_iter().map(|(index, listener)| {
-            let address = listener.address;
-            let failed = |source| StartError::Bind { what: format!("listener {}", index + 1), address, source };
-            let socket = bind(address).map_err(failed)?;
-            let address = socket.local_addr().map_err(failed)?;
-            Ok(Self { written: listener.clone(), address, socket })
-        });
-        bound.collect()
+        listeners.into_iter().map(|(index, listener)| Self::one(index, listener, || bind(listener.address))).collect()
+    }
+
+    fn one(
+        index: usize,
+        written: &config::Listener,
+        socket: impl FnOnce() -> io::Result<TcpListener>,
+    ) -> Result<Self, StartError> {
+        let address = written.address;
+        let failed = |source| StartError::Bind { what: format!("listener {}", index + 1), address, source };
+        let socket = socket().map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { written: written.clone(), address, socket })
     }
 }
 
@@ -71,17 +79,27 @@ impl Listeners {
         Self { inboxes, metrics, control, admission: watch::Sender::new(admission), open: Mutex::default() }
     }
 
-    /// Takes the addresses of those that are not open yet.
+    /// Takes the addresses of those that are not open yet. One that is open under other settings goes
+    /// on as the same socket, so that nobody is turned away in between.
     pub(super) fn bind_new(&self, wanted: &[config::Listener]) -> Result<Vec<Bound>, StartError> {
         let open = self.open();
-        let mut kept: Vec<&Listener> = open.listeners.iter().collect();
-        let mut is_new = |wanted: &config::Listener| take(&mut kept, |open| open.written == *wanted).is_none();
-        let new = wanted.iter().enumerate().filter(|(_, wanted)| is_new(wanted));
-        Bound::all(new)
+        let mut left: Vec<&Listener> = open.listeners.iter().collect();
+        let mut is_new = |wanted: &config::Listener| take(&mut left, |open| open.written == *wanted).is_none();
+        let new: Vec<_> = wanted.iter().enumerate().filter(|(_, wanted)| is_new(wanted)).collect();
+        let bound = new.into_iter().map(|(index, wanted)| {
+            let at = |open: &&Listener| open.written.address == wanted.address || open.address == wanted.address;
+            let socket = || match take(&mut left, at) {
+                Some(changed) => changed.socket.try_clone(),
+                None => bind(wanted.address),
+            };
+            Bound::one(index, wanted, socket)
+        });
+        bound.collect()
     }
 
     /// From now on exactly `wanted` are open: those that are stay as they are, `bound` has the others.
-    /// What is left stops accepting, and its connections finish what they are at.
+    /// What is left stops accepting, and its connections finish what they are at; so do those of a
+    /// listener whose socket goes on under other settings.
     pub(super) fn replace(
         &self,
         wanted: &[config::Listener],
@@ -96,8 +114,9 @@ impl Listeners {
         for Bound { written, address, socket } in bound {
             let (lifecycle, seen) = watch::channel(Lifecycle::Running);
             let _control = self.control.enter();
-            let accept = self.inboxes.accept(socket, self.admission.subscribe(), &self.metrics, seen);
-            new.push((Listener { written, address, lifecycle }, accept.map_err(StartError::Thread)?));
+            let accepting = socket.try_clone().map_err(StartError::Thread)?;
+            let accept = self.inboxes.accept(accepting, written.h2c, self.admission.subscribe(), &self.metrics, seen);
+            new.push((Listener { written, address, socket, lifecycle }, accept.map_err(StartError::Thread)?));
         }
         // Nothing can fail from here on.
         self.admission.send_replace(admission);
@@ -112,7 +131,9 @@ impl Listeners {
             open.listeners.extend(take(&mut before, same).or_else(|| take(&mut accepting, same)));
         }
         for gone in before {
-            tracing::info!(listener = %gone.address, "a listener was closed");
+            let goes_on = open.listeners.iter().any(|listener| listener.address == gone.address);
+            let what = if goes_on { "a listener has other settings" } else { "a listener was closed" };
+            tracing::info!(listener = %gone.address, "{what}");
             gone.lifecycle.send_replace(Lifecycle::Draining);
         }
         Ok(Ok(()))
@@ -127,7 +148,8 @@ impl Listeners {
     pub(super) fn close(&self) {
         let mut open = self.open();
         open.closed = true;
-        for listener in &open.listeners {
+        // The sockets are closed with them.
+        for listener in open.listeners.drain(..) {
             listener.lifecycle.send_replace(Lifecycle::Draining);
         }
     }

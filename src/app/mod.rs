@@ -26,6 +26,7 @@ use crate::server::{Admission, ConnectionLimits, Lifecycle, Patience, Workers};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LAST_LINES, LogLevel};
+use crate::upstream;
 use build::Base;
 use listeners::{Bound, Listeners};
 use reload::Live;
@@ -93,9 +94,14 @@ pub enum StartError {
     /// TLS for calls to the user pool could not be set up.
     #[error("the client for calls to the user pool could not be made")]
     Outbound(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A host in the configuration cannot stand in a header.
-    #[error("an upstream's host cannot stand in a header")]
-    Host(#[from] http::header::InvalidHeaderValue),
+    /// An upstream cannot be set up.
+    #[error("upstream `{name}` cannot be set up")]
+    Upstream {
+        /// Its name in the file.
+        name: Arc<str>,
+        /// Why.
+        source: upstream::BuildError,
+    },
 }
 
 /// How a shutdown ended.
@@ -258,7 +264,9 @@ fn wait_for_drain(workers: &Workers, drain: Duration, hurry: &Receiver<()>) -> E
 fn admission(limits: &config::Limits) -> Admission {
     let head = HeadLimits { bytes: limits.head_size, lines: limits.headers };
     let patience = Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall };
-    Admission { most: limits.connections, limits: ConnectionLimits { head, patience } }
+    let most = limits.connections;
+    let limits = ConnectionLimits { head, patience, h2_streams: limits.h2_streams };
+    Admission { most, limits }
 }
 
 /// The control plane: one thread with one runtime for key refresh, calls to user pools, the admin

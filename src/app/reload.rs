@@ -186,9 +186,7 @@ fn forget(metrics: &Metrics, before: &Config, now: &Config) {
     let servers = |config: &Config| -> Vec<Server> {
         let of = |upstream: &Arc<config::Upstream>| match &upstream.servers {
             Servers::Whoami => Vec::new(),
-            Servers::Http(all) => {
-                all.iter().map(|one| Server::new(Arc::clone(&upstream.name), one.authority.as_str())).collect()
-            }
+            Servers::Http(all) => all.iter().map(|one| Server::new(Arc::clone(&upstream.name), one.label())).collect(),
         };
         config.upstreams.iter().flat_map(of).collect()
     };

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use super::build::Parts;
 use super::reload::{Cause, Live, Reloaded};
 use crate::admin::{Part, Ready, View, Views, effective};
-use crate::config::{Config, Servers};
 use crate::server::Lifecycle;
 use crate::telemetry::metrics::Pool;
+use crate::upstream::Upstream;
 
 pub(super) fn views(live: &Arc<Live>, lifecycle: watch::Receiver<Lifecycle>) -> Views {
     let of_parts = |view: fn(&Parts) -> Value| {
@@ -23,7 +23,10 @@ pub(super) fn views(live: &Arc<Live>, lifecycle: watch::Receiver<Lifecycle>) -> 
         ready: Box::new(move || ready(&to_ready, *lifecycle.borrow())),
         metrics: Box::new(move || metrics(&to_metrics)),
         routes: of_parts(|parts| effective::routes(&parts.config)),
-        upstreams: of_parts(|parts| upstreams(&parts.config)),
+        upstreams: of_parts(|parts| {
+            let status = |upstream: &Upstream| json!({ "servers": upstream.status() });
+            parts.upstreams().map(|one| (one.config().name.to_string(), status(one))).collect()
+        }),
         keys: of_parts(|parts| {
             let sets = parts.key_sets.iter();
             sets.map(|(pool, keys)| (pool.name.to_string(), json!(keys.status()))).collect()
@@ -81,18 +84,6 @@ fn ready(live: &Live, lifecycle: Lifecycle) -> Ready {
 fn show_reloaded(reloaded: &Reloaded) -> Value {
     let Reloaded { generation, changed, needs_restart } = reloaded;
     json!({ "generation": generation, "changed": changed, "needs_restart": needs_restart })
-}
-
-fn upstreams(config: &Config) -> Value {
-    let servers = |servers: &Servers| match servers {
-        Servers::Whoami => json!(["whoami:"]),
-        Servers::Http(endpoints) => endpoints.iter().map(|endpoint| format!("http://{}", endpoint.authority)).collect(),
-    };
-    config
-        .upstreams
-        .iter()
-        .map(|upstream| (upstream.name.to_string(), json!({ "servers": servers(&upstream.servers) })))
-        .collect()
 }
 
 #[cfg(feature = "devpool")]

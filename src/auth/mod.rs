@@ -9,6 +9,8 @@
 
 mod account;
 mod answer;
+pub mod check;
+mod holders;
 mod members;
 mod sessions;
 mod signin;
@@ -26,7 +28,7 @@ use http_body::Body as HttpBody;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::access::Authenticator;
+use crate::access::{Authenticator, Credential, Denial, authenticate};
 use crate::clock::Clock;
 use crate::cognito::{self, Refusal};
 use crate::config;
@@ -34,6 +36,7 @@ use crate::http::{Body, BodyError};
 use crate::problem::{Code, Problem};
 use crate::store;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use holders::Holders;
 use members::Members;
 use sessions::Sessions;
 
@@ -91,9 +94,13 @@ pub struct Auth {
     control: Handle,
     /// Held metrics, one for each of [`ROUTES`], in their order.
     metrics: Vec<Arc<RouteMetrics>>,
+    /// Of [`check`], which stands apart: it has any method and no body.
+    check: Arc<RouteMetrics>,
     /// For everything else below the prefix.
     unknown: Arc<RouteMetrics>,
     sessions: Arc<Sessions>,
+    /// Asked only where the app client has a secret.
+    holders: Arc<Holders>,
     /// Whether the last real sign-up needed no confirmation: what a hidden one answers, too.
     confirms_itself: AtomicBool,
 }
@@ -113,8 +120,10 @@ impl Auth {
         let held = |path: &str| Arc::new(RouteMetrics::new(metrics, format!("{}{path}", config.prefix)));
         Self {
             metrics: ROUTES.iter().map(|route| held(route.path)).collect(),
+            check: held(check::PATH),
             unknown: held("/*"),
             sessions: Arc::new(Sessions::new()),
+            holders: Arc::new(Holders::new()),
             confirms_itself: AtomicBool::new(false),
             config,
             client,
@@ -125,7 +134,8 @@ impl Auth {
         }
     }
 
-    /// The same, with the unfinished sign-ins of `before`, if they were begun with the same pool.
+    /// The same, with the unfinished sign-ins of `before`, and whose its refresh tokens are, if they
+    /// were begun with the same pool.
     #[must_use]
     pub fn after(self, before: &Self) -> Self {
         let (pool, known) = (self.client.pool(), before.client.pool());
@@ -133,7 +143,8 @@ impl Auth {
             return self;
         }
         let confirms_itself = AtomicBool::new(before.confirms_itself.load(Ordering::Relaxed));
-        Self { sessions: Arc::clone(&before.sessions), confirms_itself, ..self }
+        let (sessions, holders) = (Arc::clone(&before.sessions), Arc::clone(&before.holders));
+        Self { sessions, holders, confirms_itself, ..self }
     }
 
     /// What follows the prefix in a normal path, if the identity routes are meant: empty, or from the
@@ -147,6 +158,9 @@ impl Auth {
 
     /// The counters of the route with this path below the prefix.
     pub fn metrics_of(&self, below_prefix: &str) -> &Arc<RouteMetrics> {
+        if check::serves(below_prefix).is_some() {
+            return &self.check;
+        }
         let index = ROUTES.iter().position(|route| route.path == below_prefix);
         index.and_then(|index| self.metrics.get(index)).unwrap_or(&self.unknown)
     }
@@ -193,6 +207,9 @@ impl Auth {
         B: HttpBody<Data = Bytes, Error = BodyError>,
     {
         let (parts, body) = request.into_parts();
+        if let Credential::Refused(refusal) = authenticate::unasked(&parts.headers) {
+            return Err(Denial::Refused(refusal).into());
+        }
         let may_be_empty = matches!(action, Action::Logout | Action::Validate);
         let members = Members::read(&parts.headers, body, may_be_empty).await?;
         match action {

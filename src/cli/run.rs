@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::{Color, exit, load_and_note};
 use crate::app::{App, Ended, Options, StartError};
 use crate::config::{Config, Contents, LogFormat};
+use crate::server::Descriptors;
 use crate::telemetry;
 use crate::telemetry::access_log::Sink;
 
@@ -26,7 +27,7 @@ pub fn run(path: &Path) -> u8 {
         Err(error) => {
             super::print_error(&*error);
             match error.downcast_ref() {
-                Some(StartError::Bind { .. }) => exit::BIND,
+                Some(StartError::Bind { .. } | StartError::Upstream { .. }) => exit::BIND,
                 _ => exit::OTHER,
             }
         }
@@ -42,6 +43,7 @@ fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error
     // Before anything can be asked to be finished: a signal in between would end the process at once.
     let hangups = Arc::new(Notify::new());
     let heard = hear_signals(Arc::clone(&hangups))?;
+    raise_descriptors(config.server.limits.connections);
     let watch = Some(contents);
     let options = Options { access_log, log_level: Some(log_level), watch, hangups, ..Options::default() };
     let app = App::start(config, options)?;
@@ -51,6 +53,27 @@ fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error
         tracing::info!(listeners = ?app.listeners(), admin = %app.admin(), "serving");
     }
     Ok(wait(app, &heard))
+}
+
+/// Gets as many file descriptors as the process may have, and says so when they are too few.
+fn raise_descriptors(connections: usize) {
+    let descriptors = match Descriptors::raise() {
+        Ok(descriptors) => descriptors,
+        Err(error) => return tracing::warn!(%error, "the limit on open files could not be raised"),
+    };
+    let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    let (before, now) = (shown(descriptors.before), shown(descriptors.now));
+    match descriptors.wanted_for(connections) {
+        None => tracing::info!(before, now, "open files"),
+        Some(wanted) => tracing::warn!(
+            before,
+            now,
+            wanted,
+            connections,
+            "the hard limit on open files is too low for so many connections: raise it, or lower \
+             `connections` in [server.limits]"
+        ),
+    }
 }
 
 /// Waits for the first signal, then for the drain or the second one.

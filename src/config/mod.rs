@@ -5,6 +5,7 @@
 //! nothing fails for a reason that stands in the file.
 
 pub mod diagnostic;
+mod edits;
 pub mod file;
 mod mask;
 pub mod path;
@@ -23,6 +24,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
+pub use crate::config::edits::{HeaderEdits, Rewrite};
 pub use crate::config::validate::parse;
 pub use crate::config::watch::Contents;
 use crate::secret::Secret;
@@ -114,6 +116,8 @@ pub struct Limits {
     pub body: Option<u64>,
     /// A body of which no byte moves, in either direction.
     pub body_stall: Duration,
+    /// Requests that may be open at once on one HTTP/2 connection.
+    pub h2_streams: u32,
 }
 
 /// `[[listener]]`: an address that clients connect to.
@@ -121,6 +125,8 @@ pub struct Limits {
 pub struct Listener {
     /// Port 0 takes any free port.
     pub address: SocketAddr,
+    /// Clients may speak HTTP/2 from the first byte on, without TLS.
+    pub h2c: bool,
 }
 
 /// `[admin]`: the operator's listener.
@@ -268,6 +274,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Where requests go.
     pub servers: Servers,
+    /// Which of them takes a request.
+    pub balance: Balance,
     /// What the backend gets as `Host`.
     pub host: HostHeader,
     /// To establish a connection, name look-up included.
@@ -276,10 +284,29 @@ pub struct Upstream {
     pub response_head: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
-    /// How often a request that was never sent is tried again.
+    /// How often a request that was never sent, or is idempotent, is tried again.
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.
     pub keep_authorization: bool,
+    /// `[upstream.NAME.health]`; absent: servers are judged by requests alone.
+    pub health: Option<Health>,
+    /// `[upstream.NAME.tls]`.
+    pub tls: UpstreamTls,
+}
+
+/// `[upstream.NAME.health]`: how servers are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked for, as it goes over the wire; a query is allowed. 2xx and 3xx are good.
+    pub path: String,
+    /// Between two probes of a server.
+    pub every: Duration,
+    /// For a whole probe; not longer than `every`.
+    pub timeout: Duration,
+    /// Good probes in a row until a server is back in use.
+    pub up: u32,
+    /// Bad probes in a row until it is out of use.
+    pub down: u32,
 }
 
 /// Where an upstream's requests go.
@@ -287,19 +314,93 @@ pub struct Upstream {
 pub enum Servers {
     /// The built-in server that answers with what it received.
     Whoami,
-    /// `http://` servers, at least one; the less busy of two random ones is taken.
+    /// Servers elsewhere, at least one.
     Http(Vec<Endpoint>),
 }
 
-/// One `http://` server of an upstream.
+/// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// A name or an address; IPv6 without brackets.
+    /// How it is reached.
+    pub transport: Transport,
+    /// A name or an address; IPv6 without brackets. `localhost` for a unix socket.
     pub host: String,
-    /// The port, 80 unless written.
+    /// The port, 80 or 443 unless written; 0 for a unix socket.
     pub port: u16,
-    /// `host:port` as it belongs in a `Host` header (without the default port) and in metrics.
+    /// `host:port` as it belongs in a `Host` header, without the default port.
     pub authority: String,
+    /// Its share of the requests, 1 to 1000, compared with those of the others.
+    pub weight: u32,
+}
+
+impl Endpoint {
+    /// As in the file, which also tells it from all others.
+    pub fn url(&self) -> String {
+        match &self.transport {
+            Transport::Plain => format!("http://{}", self.authority),
+            Transport::Tls => format!("https://{}", self.authority),
+            Transport::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// How metrics and logs call it.
+    pub fn label(&self) -> String {
+        match &self.transport {
+            Transport::Plain | Transport::Tls => self.authority.clone(),
+            Transport::Unix(_) => self.url(),
+        }
+    }
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// `http://`.
+    Plain,
+    /// `https://`.
+    Tls,
+    /// `unix:PATH`; a socket of this machine.
+    Unix(PathBuf),
+}
+
+/// `[upstream.NAME.tls]`: what is expected of `https://` servers, and shown to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// PEM file of the certificate authorities that count instead of the machine's.
+    pub ca: Option<PathBuf>,
+    /// PEM files of the client certificate.
+    pub client: Option<CertificateFiles>,
+    /// The name in the certificate, and in SNI, instead of the URL's.
+    pub server_name: Option<String>,
+    /// Every certificate will do.
+    pub danger_accept_invalid: bool,
+}
+
+impl UpstreamTls {
+    /// Whether there is more to it than its settings: the content of files.
+    pub fn has_files(&self) -> bool {
+        self.ca.is_some() || self.client.is_some()
+    }
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM file: the certificate, and those that vouch for it.
+    pub chain: PathBuf,
+    /// PEM file of the private key.
+    pub key: PathBuf,
+}
+
+/// Which server of an upstream takes the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// The less busy of two random ones.
+    Least,
+    /// Each in turn.
+    RoundRobin,
+    /// Always the same one for a user; for a client address where nobody is signed in.
+    Hash,
 }
 
 /// What the backend gets as `Host`.
@@ -330,6 +431,16 @@ pub struct Route {
     pub access: Access,
     /// Bytes of a request body. `None`: no limit.
     pub body: Option<u64>,
+    /// What goes upstream in place of the path.
+    pub rewrite: Option<Rewrite>,
+    /// From the end of the request's head to the last byte of its answer. `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// How often somebody may ask.
+    pub limit: Option<Limit>,
+    /// What is changed of the request's headers, after all that the gateway does with them itself.
+    pub request_headers: HeaderEdits,
+    /// What is changed of the headers of the upstream's answer.
+    pub response_headers: HeaderEdits,
     /// `%2f` in the path is kept as it is instead of refused.
     pub keep_encoded_slashes: bool,
     /// 1-based line of the `[[route]]` header in the file.
@@ -354,6 +465,38 @@ pub enum PathPattern {
     Exact(String),
     /// `/api/*` is stored as `/api` and means `/api` and everything below `/api/`; `/*` as ``.
     Prefix(String),
+}
+
+/// `limit` of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// So many requests, at least 1, …
+    pub rate: u32,
+    /// … in this time, in the long run.
+    pub per: Duration,
+    /// So many at once, at least 1.
+    pub burst: u32,
+    /// Who is counted together.
+    pub by: LimitBy,
+}
+
+/// Who is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitBy {
+    /// The client's address.
+    Client,
+    /// The user; anonymous callers by their address.
+    Subject,
+}
+
+impl LimitBy {
+    /// The word in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Subject => "subject",
+        }
+    }
 }
 
 /// Who may pass a route.
@@ -408,6 +551,13 @@ pub struct Identity {
     pub prefix: String,
     /// What is set, for which header. Every name starts with the prefix.
     pub headers: Vec<(HeaderName, ClaimSource)>,
+}
+
+impl Identity {
+    /// Whether a header could be read as one of the identity headers.
+    pub fn manages(&self, name: &HeaderName) -> bool {
+        crate::http::starts_collapsed(name.as_str(), self.prefix.as_bytes())
+    }
 }
 
 /// Where an identity header's value comes from.

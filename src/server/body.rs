@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::io::Meter;
 use crate::http::BodyError;
@@ -18,15 +20,25 @@ use crate::http::BodyError;
 #[derive(Debug)]
 pub struct RequestBody {
     inner: Incoming,
-    meter: Rc<Meter>,
+    wait: Wait,
     received: u64,
     limit: u64,
     counter: Option<Arc<AtomicU64>>,
 }
 
 impl RequestBody {
+    /// A body of HTTP/1: the connection has one at a time, and watches it.
     pub(crate) fn new(inner: Incoming, meter: Rc<Meter>) -> Self {
-        Self { inner, meter, received: 0, limit: u64::MAX, counter: None }
+        Self::with(inner, Wait::Metered(meter))
+    }
+
+    /// A body among others on its connection, which may stall for so long.
+    pub(crate) fn with_timer(inner: Incoming, stall: Duration) -> Self {
+        Self::with(inner, Wait::Timed { stall, alarm: None, since: None })
+    }
+
+    fn with(inner: Incoming, wait: Wait) -> Self {
+        Self { inner, wait, received: 0, limit: u64::MAX, counter: None }
     }
 
     /// From here on at most `limit` bytes may come in all.
@@ -45,17 +57,14 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.meter.is_stalled() {
+        if self.wait.is_over() {
             return Poll::Ready(Some(Err(BodyError::Stalled)));
         }
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Pending => {
-                self.meter.body_awaited(cx.waker());
-                return Poll::Pending;
-            }
+            Poll::Pending => return self.wait.poll(cx).map(|()| Some(Err(BodyError::Stalled))),
             Poll::Ready(frame) => frame,
         };
-        self.meter.body_arrived();
+        self.wait.end();
         let Some(frame) = frame else { return Poll::Ready(None) };
         // Whatever hyper has against the body, it is the client who sent it.
         let frame = frame.map_err(|_broken| BodyError::Client);
@@ -82,7 +91,53 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.meter.body_arrived();
+        self.wait.end();
+    }
+}
+
+/// How long a body has been waited for.
+#[derive(Debug)]
+enum Wait {
+    /// The watchdog of the connection counts.
+    Metered(Rc<Meter>),
+    /// The body counts itself. Most are there when they are asked for and never need the alarm.
+    Timed { stall: Duration, alarm: Option<Pin<Box<Sleep>>>, since: Option<Instant> },
+}
+
+impl Wait {
+    /// The body stood still for too long.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Metered(meter) => meter.is_stalled(),
+            Self::Timed { .. } => false,
+        }
+    }
+
+    /// Somebody waits. Ready when that has lasted too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Metered(meter) => {
+                meter.body_awaited(cx.waker());
+                Poll::Pending
+            }
+            Self::Timed { stall, alarm, since } => {
+                // A limit too large to be a point in time is no limit.
+                let Some(at) = since.get_or_insert_with(Instant::now).checked_add(*stall) else { return Poll::Pending };
+                let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+                if alarm.deadline() != at {
+                    alarm.as_mut().reset(at);
+                }
+                alarm.as_mut().poll(cx)
+            }
+        }
+    }
+
+    /// A piece of the body came, or nobody waits any more.
+    fn end(&mut self) {
+        match self {
+            Self::Metered(meter) => meter.body_arrived(),
+            Self::Timed { since, .. } => *since = None,
+        }
     }
 }
 

@@ -2,11 +2,15 @@
 
 mod body;
 mod connection;
+mod descriptors;
 pub mod framing;
+pub(crate) mod http2;
 mod io;
+mod preface;
 mod worker;
 
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
+pub use descriptors::Descriptors;
 pub use io::Patience;
 pub use worker::{Admission, Inboxes, Workers, bind};

@@ -16,8 +16,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::connection::{ConnectionLimits, Lifecycle, Service, send_last, serve};
+use super::connection::{ConnectionLimits, LINGER, Lifecycle, Service, send_last, serve};
 use super::framing::Refusal;
+use super::http2;
+use super::preface::{Opening, opening};
 use crate::http::ConnInfo;
 use crate::telemetry::metrics::{Level, Listener, Metrics};
 
@@ -57,6 +59,8 @@ struct Slot {
 struct Accepted {
     stream: TcpStream,
     info: ConnInfo,
+    /// The client may begin with HTTP/2.
+    h2c: bool,
     /// The most connections there may be are already open: it only gets to hear so.
     overloaded: bool,
     limits: ConnectionLimits,
@@ -140,13 +144,15 @@ impl Workers {
 
 impl Inboxes {
     /// Accepts connections on `listener` until it drains, which is told to its connections, too; a
-    /// task for the control runtime. A connection is held to what `admission` says when it comes.
+    /// task for the control runtime. A connection is held to what `admission` says when it comes. With
+    /// `h2c` it may speak HTTP/2 from the first byte on, without TLS.
     ///
     /// # Errors
     /// When the listener cannot be polled.
     pub fn accept(
         &self,
         listener: TcpListener,
+        h2c: bool,
         admission: watch::Receiver<Admission>,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
@@ -168,7 +174,8 @@ impl Inboxes {
                 match accepted {
                     Ok((stream, peer)) => {
                         let info = ConnInfo { peer, local, listener: Arc::clone(&name) };
-                        hand_over(&slots, stream, info, *admission.borrow(), lifecycle.clone(), gauge.clone());
+                        let lifecycle = lifecycle.clone();
+                        hand_over(&slots, stream, (info, h2c), *admission.borrow(), lifecycle, gauge.clone());
                     }
                     Err(error) => {
                         tracing::warn!(%error, listener = %name, "a connection could not be accepted");
@@ -207,7 +214,7 @@ fn open(slots: &[Slot]) -> usize {
 fn hand_over(
     slots: &[Slot],
     stream: TcpStream,
-    info: ConnInfo,
+    (info, h2c): (ConnInfo, bool),
     admission: Admission,
     lifecycle: watch::Receiver<Lifecycle>,
     gauge: Level,
@@ -219,7 +226,7 @@ fn hand_over(
     gauge.inc();
     let place = Place { open: Arc::clone(&slot.open), gauge };
     // A worker that is gone is one that stops: the connection closes with the message.
-    slot.inbox.send(Accepted { stream, info, overloaded, limits, lifecycle, place }).unwrap_or_default();
+    slot.inbox.send(Accepted { stream, info, h2c, overloaded, limits, lifecycle, place }).unwrap_or_default();
 }
 
 /// One worker's life.
@@ -256,7 +263,7 @@ async fn run<S: Service>(
 }
 
 async fn begin<S: Service>(accepted: Accepted, service: Rc<S>) {
-    let Accepted { stream, info, overloaded, limits, lifecycle, place } = accepted;
+    let Accepted { stream, info, h2c, overloaded, limits, lifecycle, place } = accepted;
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     match stream {
         Err(error) => tracing::debug!(%error, "a connection was gone before it began"),
@@ -267,9 +274,30 @@ async fn begin<S: Service>(accepted: Accepted, service: Rc<S>) {
             let last = tokio::time::timeout(Duration::from_millis(200), send_last(&mut stream, answer)).await;
             tracing::debug!(told = last.is_ok(), "too many connections");
         }
+        Ok(stream) if h2c => Box::pin(serve_either(stream, info, service, limits, lifecycle)).await,
         Ok(stream) => serve(stream, info, service, limits, lifecycle).await,
     }
     drop(place);
+}
+
+/// Serves whichever of the two the client begins with.
+async fn serve_either<S: Service>(
+    stream: tokio::net::TcpStream,
+    info: ConnInfo,
+    service: Rc<S>,
+    limits: ConnectionLimits,
+    lifecycle: watch::Receiver<Lifecycle>,
+) {
+    match opening(stream, &limits.patience, lifecycle.clone()).await {
+        Opening::Http2(stream) => http2::serve(stream, info, service, limits, lifecycle).await,
+        Opening::Http1(stream) => serve(stream, info, service, limits, lifecycle).await,
+        Opening::Late(mut stream) => {
+            let answer = service.refuse(&service.connected(info), Refusal::HeadTimeout);
+            let told = tokio::time::timeout(LINGER, send_last(&mut stream, answer)).await;
+            tracing::debug!(told = told.is_ok(), "refused before the protocol was known");
+        }
+        Opening::Gone => {}
+    }
 }
 
 #[cfg(test)]

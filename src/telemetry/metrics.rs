@@ -67,6 +67,8 @@ labels! {
     Provider { pool, operation, outcome }
     /// By Cognito operation.
     Operation { operation }
+    /// By limit: the route's label.
+    Limit { limit }
     /// By kind of revocation.
     Kind { kind }
 }
@@ -92,6 +94,7 @@ pub struct Metrics {
     pub retries: Family<Upstream, Count>,
     pub provider_requests: Family<Provider, Count>,
     pub provider_seconds: Histograms<Operation>,
+    pub rate_limited: Family<Limit, Count>,
     pub revocations: Family<Kind, Level>,
     pub config_generation: Level,
     pub config_reload: Family<Outcome, Count>,
@@ -151,6 +154,7 @@ impl Metrics {
                 "Seconds a call to a user pool took",
                 Histograms::new_with_constructor(seconds)
             ),
+            rate_limited: register!("rate_limited", "Requests refused by a rate limit", Family::default()),
             revocations: register!("revocations", "Revocations in force", Family::default()),
             config_generation: register!("config_generation", "Number of the configuration in force", Level::default()),
             config_reload: register!("config_reload", "Configurations read again", Family::default()),
@@ -271,6 +275,7 @@ mod tests {
             retries,
             provider_requests,
             provider_seconds,
+            rate_limited,
             revocations,
             config_generation: _,
             config_reload,
@@ -293,6 +298,7 @@ mod tests {
         drop(provider_requests.get_or_create(&Provider::new("a", "b", "c")));
         drop(provider_seconds.get_or_create(&Operation::new("a")));
         drop(config_reload.get_or_create(&Outcome::new("a")));
+        drop(rate_limited.get_or_create(&Limit::new("a")));
         drop(revocations.get_or_create(&Kind::new("a")));
         metrics
     }

@@ -1,17 +1,23 @@
 """Which suites there are, in the order in which they run."""
 
 import clients
+import forward_auth
 import pools
 import readme
+import servers
 
 ALL = {
     "moto-password": pools.moto_password,
     "moto-srp": pools.moto_srp,
+    "moto-secret": pools.moto_secret,
     "cognito-local": pools.cognito_local,
     "boto3": clients.boto3_sdk,
     "boto3-admin": clients.boto3_admin,
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
+    "forward-auth-nginx": forward_auth.nginx,
+    "forward-auth-caddy": forward_auth.caddy,
     "readme": readme.curl_lines,
+    "killed-and-back": servers.killed_and_back,
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
+use crate::support::h2::{self, H2};
 use crate::support::{Answer, Client, EMBEDDED, FakePool, Gate, KeyMode, Portcullis, Process, Upstream, route, until};
 
 const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
@@ -99,6 +100,88 @@ async fn listeners_come_and_go_without_the_others_noticing() {
     hold.open();
     assert_eq!(busy.read().await.text(), "halfhalf", "what was begun is finished");
     busy.closed().await;
+}
+
+#[tokio::test]
+async fn a_listener_with_other_settings_keeps_its_socket() {
+    let ((upstream, hold), folder) = (holding().await, tempdir().unwrap());
+    let rest = upstream.toml("app") + &public("a");
+    let gate = Portcullis::start_on_file(&(LISTENER.to_owned() + &rest), folder.path()).await;
+    let address = gate.address();
+    let (mut idle, mut busy) = (gate.raw().await, gate.raw().await);
+    assert_eq!(idle.exchange(GET).await.status, 200);
+    busy.send(GET_HELD).await;
+    busy.peek(b"half").await;
+
+    // By the address that it has as well as by the one that is written.
+    let bound = LISTENER.replace("127.0.0.1:0", &address.to_string()) + "h2c = true\n";
+    for listener in [LISTENER.to_owned() + "h2c = true\n", LISTENER.to_owned(), bound] {
+        assert_eq!(gate.reloaded(&(listener.clone() + &rest)).await["changed"], json!(["listener"]));
+        assert_eq!(gate.addresses(), [address]);
+        assert_eq!(gate.get("/a/x").await.status, 200);
+        if listener.contains("h2c") {
+            let mut client = H2::open(address).await;
+            assert_eq!(client.exchange(h2::get(1, "/a/x"), 1).await.status(), 200);
+        } else {
+            let mut client = gate.raw().await;
+            client.send(h2::PREFACE).await;
+            assert_eq!(client.read().await.status, 400);
+        }
+    }
+    idle.closed().await;
+    hold.open();
+    assert_eq!(busy.read().await.text(), "halfhalf", "what was begun is finished");
+    busy.closed().await;
+}
+
+#[tokio::test]
+async fn what_is_known_of_servers_lives_on_and_old_probes_end() {
+    let (folder, upstream) = (
+        tempdir().unwrap(),
+        Upstream::scripted(|seen| match seen.target.as_str() {
+            "/old" => Answer::raw("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"),
+            _ => Answer::ok("x"),
+        })
+        .await,
+    );
+    let toml = |path: &str, probed: &str, every: &str| {
+        let health = format!("[upstream.app.health]\npath = \"{probed}\"\nevery = \"{every}\"\nup = 1\ndown = 1\n");
+        upstream.toml("app") + &health + &public(path)
+    };
+    let gate = Portcullis::start_on_file(&toml("a", "/old", "20ms"), folder.path()).await;
+    let server = async || gate.admin_get("/upstreams").await.json()["app"]["servers"][0].clone();
+    until("an ill server", async || (server().await["healthy"] == false).then_some(())).await;
+    // A worker holds on to the first configuration.
+    gate.get("/a/x").await.expect(503, "upstream_unavailable");
+    let healthy = format!("portcullis_upstream_healthy{{upstream=\"app\",server=\"{}\"}}", upstream.address());
+    // Nobody looks again for an hour but for the first time, which finds it as it was.
+    for (path, every) in [("b", "20ms"), ("b", "1h")] {
+        gate.reloaded(&toml(path, "/old", every)).await;
+        assert_eq!(server().await["reason"], "probes fail");
+        assert_eq!(gate.metric(&healthy).await, 0);
+    }
+    gate.reloaded(&toml("b", "/new", "20ms")).await;
+    until("a server that is well", async || (server().await["healthy"] == true).then_some(())).await;
+    assert_eq!(gate.metric(&healthy).await, 1);
+    let seen = upstream.requests().len();
+    upstream.heads(seen + 5).await;
+    let since: Vec<String> = upstream.requests().split_off(seen).into_iter().map(|seen| seen.target).collect();
+    assert!(since.iter().all(|target| target == "/new"), "{since:?}");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_rate_limit_lives_on_while_it_is_the_same() {
+    let folder = tempdir().unwrap();
+    let toml = |burst: u32, more: &str| {
+        format!("{}limit = {{ rate = \"1/10m\", burst = {burst}, by = \"client\" }}\n{more}", public("a"))
+    };
+    let gate = Portcullis::start_on_file(&toml(2, ""), folder.path()).await;
+    let ask = async || gate.get("/a/x").await.status;
+    assert_eq!((ask().await, ask().await, ask().await), (200, 200, 429));
+    gate.reloaded(&toml(2, &public("b"))).await;
+    assert_eq!(ask().await, 429);
+    gate.reloaded(&toml(3, &public("b"))).await;
+    assert_eq!(ask().await, 200, "another limit begins anew");
 }
 
 #[tokio::test]

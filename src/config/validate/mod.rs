@@ -1,6 +1,7 @@
 //! From the file to what it means. Nothing stops at the first mistake: each section notes its own
 //! and goes on with defaults, and a `Config` leaves this module only if none was noted.
 
+mod edits;
 mod identity;
 mod pool;
 mod route;
@@ -64,7 +65,9 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     no_address_twice(root, &bound);
     let upstreams = upstream::all(root);
     let auth = identity::auth(root, &pools);
+    let identity = identity::identity(root);
     let names = route::Names {
+        identity: &identity,
         pools: pools.iter().map(|pool| &*pool.name).collect(),
         upstreams: upstreams.iter().map(|upstream| &*upstream.name).collect(),
     };
@@ -73,7 +76,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
         routes.iter().map(|section| route::one(section, &names, &pools, &server.limits, text)).collect();
     route::no_two_tie(root, &routes);
     route::none_in_auth(root, &routes, auth.as_ref());
-    let identity = identity::identity(root);
+    route::none_rewritten_into_stricter(root, &routes);
     // The keys of [store] are in the table of what is not available: opening it is the whole check.
     let _checked = root.child("store", &STORE);
     Config {
@@ -137,6 +140,8 @@ fn limits(section: &Section<'_>) -> Limits {
         headers: section.count("headers", 100, 1..=256),
         body: section.size("body").map(Spanned::into_inner).filter(|bytes| *bytes > 0),
         body_stall: section.positive_duration("body_stall", Duration::from_secs(60)),
+        // With none nothing could be asked; each one more may make us hold a head and a buffer.
+        h2_streams: u32::try_from(section.count("h2_streams", 128, 1..=1000)).unwrap_or(u32::MAX),
     }
 }
 
@@ -156,10 +161,11 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
     let mut listeners = Vec::new();
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
+        let h2c = section.flag("h2c", false);
         let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
         let (span, address) = (address.span(), address.into_inner());
         bound.push(Bound { address, span, what: "a listener".to_owned() });
-        listeners.push(Listener { address });
+        listeners.push(Listener { address, h2c });
     }
     listeners
 }

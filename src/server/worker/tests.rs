@@ -50,6 +50,10 @@ impl Service for Named {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response
     }
+
+    fn refuse_request<B>(&self, client: &(), _request: &Request<B>, refusal: Refusal) -> Response<Body> {
+        self.refuse(client, refusal)
+    }
 }
 
 /// Workers behind a listener, and the switch.
@@ -65,7 +69,7 @@ struct Setup {
 impl Setup {
     fn new(count: usize, most: usize) -> Self {
         let patience = Patience { idle: LONG, request_head: LONG, body_stall: LONG };
-        let limits = ConnectionLimits { head: HeadLimits { bytes: 8192, lines: 100 }, patience };
+        let limits = ConnectionLimits { head: HeadLimits { bytes: 8192, lines: 100 }, patience, h2_streams: 128 };
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let gate = Arc::new(Gate { arrived: Semaphore::new(0), open: Semaphore::new(0) });
         let make = {
@@ -77,7 +81,7 @@ impl Setup {
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new();
         let (admission, admitted) = watch::channel(Admission { most, limits });
-        tokio::spawn(workers.inboxes().accept(listener, admitted, &metrics, lifecycle).unwrap());
+        tokio::spawn(workers.inboxes().accept(listener, false, admitted, &metrics, lifecycle).unwrap());
         Self { workers, address, switch, admission, gate, metrics }
     }
 
@@ -87,7 +91,7 @@ impl Setup {
         let address = listener.local_addr().unwrap();
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let admitted = self.admission.subscribe();
-        tokio::spawn(self.workers.inboxes().accept(listener, admitted, &self.metrics, lifecycle).unwrap());
+        tokio::spawn(self.workers.inboxes().accept(listener, false, admitted, &self.metrics, lifecycle).unwrap());
         (address, switch)
     }
 
@@ -211,6 +215,7 @@ async fn draining_finishes_what_was_begun_and_takes_nothing_new() {
     setup.gate.open.add_permits(1);
     let answer = rest(&mut busy).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("worker-1"), "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
     setup.join().await;
 }
 

@@ -13,6 +13,7 @@
 //!   one framing, no leaking headers, the six members of a problem whose status fits, an
 //!   `X-Request-Id` on what the gateway itself says, a challenge on every 401, `no-store` on
 //!   identity routes.
+//! - [`h2::H2`] is the same for HTTP/2: one connection, exactly these frames.
 //! - [`Upstream`] is a scripted TCP server. It keeps the exact bytes of every request as a
 //!   [`Seen`] and answers with an [`Answer`]: bytes, waits for a [`Gate`], clean and unclean ends.
 //!   It fails the test by itself when a request reaches it that no gateway may send: two `Host`
@@ -29,6 +30,7 @@
 
 mod client;
 mod fake_pool;
+pub(crate) mod h2;
 mod pool_api;
 mod portcullis;
 pub(crate) mod process;
