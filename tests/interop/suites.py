@@ -1,6 +1,7 @@
 """Which suites there are, in the order in which they run."""
 
 import clients
+import http2
 import pools
 import readme
 
@@ -13,5 +14,6 @@ ALL = {
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
+    "http2": http2.curl_and_h2load,
     "readme": readme.curl_lines,
 }
