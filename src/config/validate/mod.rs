@@ -146,10 +146,11 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
     let mut listeners = Vec::new();
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
+        let h2c = section.flag("h2c", false);
         let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
         let (span, address) = (address.span(), address.into_inner());
         bound.push(Bound { address, span, what: "a listener".to_owned() });
-        listeners.push(Listener { address, h2c: section.flag("h2c", false) });
+        listeners.push(Listener { address, h2c });
     }
     listeners
 }
