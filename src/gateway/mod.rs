@@ -23,6 +23,7 @@ use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
+use crate::auth::cors::Crossing;
 use crate::auth::{Auth, check};
 use crate::clock::Clock;
 use crate::config::{self, Access, HostPattern, LimitBy, PathPattern};
@@ -281,8 +282,17 @@ impl Worker {
             if let Some(appended) = check::serves(&below) {
                 return Box::pin(gateway.check(auth, appended, trusted, &request, record)).await;
             }
+            let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
             request.body_mut().count_into(record.count_in());
-            let mut response = Box::pin(auth.handle(request, &below, record.client)).await?;
+            let mut response = match crossing.preflight(&request) {
+                Some(response) => response,
+                None => {
+                    let answer = Box::pin(auth.handle(request, &below, record.client)).await;
+                    let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, record));
+                    crossing.apply(response.headers_mut());
+                    response
+                }
+            };
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
             return Ok(response);
         }
