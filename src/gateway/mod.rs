@@ -303,7 +303,7 @@ impl Worker {
         check_length(route.config.body, request.body())?;
 
         let asked = Asked { host: &host.name, path: &path, method: request.method(), headers: head };
-        let (permit, rewritten) = gateway.decide(route, &asked, record).await?;
+        let (permit, rewritten) = deadline.before(pin!(gateway.decide(route, &asked, record))).await?;
         let sent = match &rewritten {
             Some(rewritten) => path::normalize(rewritten)?,
             None => path,
