@@ -10,9 +10,9 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Embedded, Endpoint, Flow, HeaderEdits, Health,
-    HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule,
-    SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
+    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Cors, Embedded, Endpoint, Flow, HeaderEdits,
+    Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route,
+    Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -256,7 +256,10 @@ fn show_rule(rule: &Rule) -> Value {
 }
 
 fn show_auth(auth: &Auth) -> Value {
-    let Auth { prefix, hosts, pool, register, hide_existing_users, floor } = auth;
+    let Auth { prefix, hosts, pool, register, hide_existing_users, floor, cors } = auth;
+    let origins = |Cors { origins }: &Cors| -> Vec<_> {
+        origins.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()).collect()
+    };
     json!({
         "prefix": prefix,
         "hosts": hosts,
@@ -264,6 +267,7 @@ fn show_auth(auth: &Auth) -> Value {
         "register": register,
         "hide_existing_users": hide_existing_users,
         "floor": duration(*floor),
+        "cors": cors.as_ref().map(|cors| json!({ "origins": origins(cors) })),
     })
 }
 
@@ -404,6 +408,7 @@ mod tests {
                 register: true,
                 hide_existing_users: true,
                 floor: Duration::from_millis(300),
+                cors: Some(Cors { origins: vec![HeaderValue::from_static("https://app.example.com")] }),
             }),
             identity: Identity {
                 prefix: "x-auth-".into(),
@@ -425,6 +430,7 @@ mod tests {
         assert_eq!(shown["upstream"]["app"]["balance"], "least");
         assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
         assert_eq!(shown["auth"]["floor"], "300ms");
+        assert_eq!(shown["auth"]["cors"]["origins"], json!(["https://app.example.com"]));
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");
         let route = &routes(&example())[0];
         assert_eq!(*route, shown["route"][0]);

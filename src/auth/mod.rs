@@ -10,6 +10,7 @@
 mod account;
 mod answer;
 pub mod check;
+pub mod cors;
 mod holders;
 mod members;
 mod sessions;
@@ -132,6 +133,11 @@ impl Auth {
             clock,
             control,
         }
+    }
+
+    /// The configuration that it was made from.
+    pub fn config(&self) -> &config::Auth {
+        &self.config
     }
 
     /// What follows the prefix in a normal path, if the identity routes are meant: empty, or from the
