@@ -302,7 +302,6 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
     unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
-    unavailable(&UPSTREAM, "resolve", AllBut(&["\"30s\""]), "`resolve`"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
     unavailable(&ROUTE, "strip_prefix", All, "`strip_prefix`"),
     unavailable(&ROUTE, "rewrite", All, "`rewrite`"),

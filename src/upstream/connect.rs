@@ -10,7 +10,8 @@ use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
@@ -19,6 +20,7 @@ use super::connections::{Link, Server};
 use super::error::{ConnectError, Error, Invalid};
 use super::health::Event;
 use super::request::Outgoing;
+use super::resolve::look_up;
 use super::timer::Timer;
 use crate::config::Transport;
 use crate::http::BodyError;
@@ -39,15 +41,16 @@ where
         }
     };
     // One branch here instead of one for each read and write.
+    let address = backend.resolved.as_ref().and_then(|_| stream.address());
     match stream {
-        Stream::Plain(stream) => begin(server, stream).await,
-        Stream::Tls(stream) => begin(server, *stream).await,
-        Stream::Unix(stream) => begin(server, stream).await,
+        Stream::Plain(stream) => begin(server, stream, address).await,
+        Stream::Tls(stream) => begin(server, *stream, address).await,
+        Stream::Unix(stream) => begin(server, stream, address).await,
     }
 }
 
 /// HTTP/1.1 over a stream.
-async fn begin<B, S>(server: &Rc<Server<B>>, stream: S) -> Result<Link<B>, Error>
+async fn begin<B, S>(server: &Rc<Server<B>>, stream: S, address: Option<SocketAddr>) -> Result<Link<B>, Error>
 where
     B: Body<Data = Bytes, Error = BodyError> + Unpin + 'static,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -58,7 +61,7 @@ where
         .handshake::<_, Outgoing<B>>(TokioIo::new(stream))
         .await
         .map_err(|error| Error::Invalid(Invalid::Head(error)))?;
-    Ok(Link { sender, driver: server.drive(connection), timer: Timer::new(), is_used: false })
+    Ok(Link { sender, driver: server.drive(connection), timer: Timer::new(), is_used: false, address, generation: 0 })
 }
 
 /// What a connection runs over.
@@ -66,6 +69,17 @@ pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+}
+
+impl Stream {
+    /// Where it leads; a unix socket leads to a path.
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.peer_addr().ok(),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 /// A stream to the server, by `deadline`.
@@ -77,16 +91,7 @@ pub(super) async fn open(backend: &Backend, deadline: Instant) -> Result<Stream,
             Err(_elapsed) => Err(ConnectError::Timeout),
         };
     }
-    let stream = match backend.address {
-        Some(address) => first_that_answers(&[address], deadline).await?,
-        None => {
-            let endpoint = &backend.endpoint;
-            let found = timeout_at(deadline, lookup_host((endpoint.host.as_str(), endpoint.port))).await;
-            let addresses: Vec<SocketAddr> =
-                found.map_err(|_elapsed| ConnectError::Timeout)?.map_err(ConnectError::Dns)?.collect();
-            first_that_answers(&addresses, deadline).await?
-        }
-    };
+    let stream = race(&addresses(backend, deadline).await?, deadline).await?;
     // Small messages leave at once; hyper writes each in one piece.
     stream.set_nodelay(true).map_err(ConnectError::Io)?;
     let Some(tls) = &backend.tls else { return Ok(Stream::Plain(stream)) };
@@ -101,18 +106,46 @@ fn failed(error: io::Error) -> ConnectError {
     }
 }
 
-/// Tries the addresses in order. Each gets an equal share of what is left of the time, so that a
-/// dead first one does not use it up.
-async fn first_that_answers(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let mut last = ConnectError::Dns(io::Error::from(io::ErrorKind::NotFound));
-    for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
-        let now = Instant::now();
-        let share = deadline.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
-        last = match timeout_at(now + share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => failed(error),
-            Err(_elapsed) => ConnectError::Timeout,
-        };
+/// Where the server is. The first connection to a name waits for the look-up.
+async fn addresses(backend: &Backend, deadline: Instant) -> Result<Vec<SocketAddr>, ConnectError> {
+    let resolved = match (backend.address, &backend.resolved) {
+        (Some(address), _) => return Ok(vec![address]),
+        (None, Some(resolved)) => resolved,
+        (None, None) => return Ok(Vec::new()),
+    };
+    let known = resolved.addresses();
+    if !known.is_empty() {
+        return Ok(known);
     }
-    Err(last)
+    let found = timeout_at(deadline, look_up(backend)).await.map_err(|_elapsed| ConnectError::Timeout)?;
+    resolved.learn(&backend.endpoint.host, &found);
+    found.map_err(ConnectError::Dns)?;
+    Ok(resolved.addresses())
+}
+
+/// Connects to the address that answers first. Each gets a head start of 250 ms over the next, or
+/// as long as it takes to fail (RFC 8305 §5): a dead one neither uses up the time nor costs much.
+async fn race(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, ConnectError> {
+    const HEAD_START: Duration = Duration::from_millis(250);
+    if let [address] = *addresses {
+        let outcome = timeout_at(deadline, TcpStream::connect(address)).await;
+        return outcome.map_err(|_elapsed| ConnectError::Timeout)?.map_err(failed);
+    }
+    let mut last = ConnectError::Dns(io::Error::from(io::ErrorKind::NotFound));
+    let mut waiting = addresses.iter().copied().peekable();
+    let mut attempts = JoinSet::new();
+    loop {
+        if let Some(address) = waiting.next() {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        let patience = if waiting.peek().is_some() { deadline.min(Instant::now() + HEAD_START) } else { deadline };
+        match timeout_at(patience, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => last = failed(error),
+            Ok(Some(Err(error))) => last = ConnectError::Io(io::Error::other(error)),
+            Ok(None) => return Err(last),
+            Err(_elapsed) if Instant::now() >= deadline => return Err(ConnectError::Timeout),
+            Err(_elapsed) => {}
+        }
+    }
 }

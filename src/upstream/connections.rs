@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::balance;
 use super::request::Outgoing;
+use super::resolve::Resolved;
 use super::retry::Budget;
 use super::timer::Timer;
 use super::{Backend, Upstream};
@@ -172,6 +174,8 @@ pub(super) struct Server<B> {
     upstream: Arc<str>,
     endpoint: config::Endpoint,
     tls: config::UpstreamTls,
+    /// What its name means.
+    resolved: Option<Arc<Resolved>>,
     /// What `balance = "hash"` knows it by.
     number: u64,
     outstanding: Cell<u32>,
@@ -191,6 +195,7 @@ impl<B> Server<B> {
             upstream: Arc::clone(upstream),
             endpoint: backend.endpoint.clone(),
             tls: tls.clone(),
+            resolved: backend.resolved.clone(),
             number: balance::number_of(backend.endpoint.url().as_bytes()),
             outstanding: Cell::new(0),
             turn: Cell::new(0),
@@ -212,11 +217,19 @@ impl<B> Server<B> {
         loop {
             let (mut link, until) = idle.pop_back()?;
             self.idle_level.dec();
-            if until > now && link.is_ready() {
+            if until > now && link.is_ready() && self.leads_here(&mut link) {
                 link.is_used = true;
                 return Some(link);
             }
         }
+    }
+
+    /// Whether the connection leads to an address that is the server's: it may not be any more when
+    /// what DNS says has changed since the last look.
+    fn leads_here(&self, link: &mut Link<B>) -> bool {
+        let (Some(resolved), Some(address)) = (&self.resolved, link.address) else { return true };
+        let generation = resolved.generation();
+        std::mem::replace(&mut link.generation, generation) == generation || resolved.contains(address)
     }
 
     /// Drops what is expired or closed; the time at which the next one expires.
@@ -231,7 +244,10 @@ impl<B> Server<B> {
 
 impl<B: 'static> Server<B> {
     /// Keeps a connection that is ready for another request, for at most `idle`.
-    fn keep(self: &Rc<Self>, link: Link<B>, idle: Duration) {
+    fn keep(self: &Rc<Self>, mut link: Link<B>, idle: Duration) {
+        if !self.leads_here(&mut link) {
+            return;
+        }
         let mut kept = self.idle.borrow_mut();
         if kept.len() >= MAX_IDLE {
             kept.pop_front();
@@ -288,6 +304,10 @@ pub(super) struct Link<B> {
     pub(super) timer: Timer,
     /// It has served a request before, so that the server may be about to close it.
     pub(super) is_used: bool,
+    /// Where it leads, if the server has a name.
+    pub(super) address: Option<SocketAddr>,
+    /// Of what DNS says, the one that has this address.
+    pub(super) generation: u64,
 }
 
 impl<B> Link<B> {
