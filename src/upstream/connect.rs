@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
@@ -61,7 +62,15 @@ where
         .handshake::<_, Outgoing<B>>(TokioIo::new(stream))
         .await
         .map_err(|error| Error::Invalid(Invalid::Head(error)))?;
-    Ok(Link { sender, driver: server.drive(connection), timer: Timer::new(), is_used: false, address, generation: 0 })
+    Ok(Link {
+        sender,
+        driver: server.drive(connection),
+        timer: Timer::new(),
+        is_used: false,
+        born: Instant::now(),
+        address,
+        generation: 0,
+    })
 }
 
 /// What a connection runs over.
@@ -92,11 +101,23 @@ pub(super) async fn open(backend: &Backend, deadline: Instant) -> Result<Stream,
         };
     }
     let stream = race(&addresses(backend, deadline).await?, deadline).await?;
-    // Small messages leave at once; hyper writes each in one piece.
-    stream.set_nodelay(true).map_err(ConnectError::Io)?;
+    tune(&stream).map_err(ConnectError::Io)?;
     let Some(tls) = &backend.tls else { return Ok(Stream::Plain(stream)) };
     let stream = timeout_at(deadline, tls.over(stream)).await.map_err(|_elapsed| ConnectError::Timeout)??;
     Ok(Stream::Tls(Box::new(stream)))
+}
+
+/// Sets what the kernel does by itself about a connection.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    // Small messages leave at once; hyper writes each in one piece.
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    // A stream may be silent for hours. A peer that vanished is noticed within 90 s all the same,
+    // and firewalls in between do not forget the connection.
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+    socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
+    // Bytes that are never acknowledged: the kernel alone would go on for a quarter of an hour.
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(120)))
 }
 
 fn failed(error: io::Error) -> ConnectError {

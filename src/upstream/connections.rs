@@ -28,6 +28,10 @@ use crate::telemetry::metrics::Level;
 /// Unused connections to one server that one worker keeps; the oldest gives way.
 const MAX_IDLE: usize = 512;
 
+/// How long a connection is used at most: what is behind an address changes without a word, such as
+/// a load balancer's set of servers.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
 /// All upstream connections of one worker. `B` is the body of the requests it forwards.
 pub struct Connections<B> {
     known: RefCell<Vec<Known<B>>>,
@@ -245,7 +249,8 @@ impl<B> Server<B> {
 impl<B: 'static> Server<B> {
     /// Keeps a connection that is ready for another request, for at most `idle`.
     fn keep(self: &Rc<Self>, mut link: Link<B>, idle: Duration) {
-        if !self.leads_here(&mut link) {
+        let now = Instant::now();
+        if !self.leads_here(&mut link) || now >= link.born + MAX_AGE {
             return;
         }
         let mut kept = self.idle.borrow_mut();
@@ -253,7 +258,7 @@ impl<B: 'static> Server<B> {
             kept.pop_front();
             self.idle_level.dec();
         }
-        kept.push_back((link, Instant::now() + idle));
+        kept.push_back((link, now + idle));
         self.idle_level.inc();
         if !self.reaper_runs.replace(true) {
             tokio::task::spawn_local(reap(Rc::downgrade(self)));
@@ -304,6 +309,8 @@ pub(super) struct Link<B> {
     pub(super) timer: Timer,
     /// It has served a request before, so that the server may be about to close it.
     pub(super) is_used: bool,
+    /// When it was made.
+    pub(super) born: Instant,
     /// Where it leads, if the server has a name.
     pub(super) address: Option<SocketAddr>,
     /// Of what DNS says, the one that has this address.
