@@ -125,6 +125,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
         idle,
         retries,
         keep_authorization,
+        resolve,
         health,
         tls,
     } = upstream;
@@ -148,6 +149,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "idle": duration(*idle),
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
+        "resolve": duration(*resolve),
         "health": health.as_ref().map(show_health),
         "tls": show_upstream_tls(tls),
     })
@@ -362,6 +364,7 @@ mod tests {
             idle: seconds(60),
             retries: 1,
             keep_authorization: false,
+            resolve: seconds(30),
             health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
             tls: UpstreamTls::default(),
         };

@@ -95,8 +95,9 @@ pub(super) fn build(
             Upstream::new(Arc::clone(upstream), metrics)
                 .map_err(|source| StartError::Upstream { name: Arc::clone(&name), source })?,
         );
-        // Ends with the upstream.
+        // These end with the upstream.
         control.spawn(upstream::probe(Arc::downgrade(&upstream)));
+        control.spawn(upstream::resolve(Arc::downgrade(&upstream)));
         upstreams.insert(name, upstream);
     }
     let routes = config.routes.iter().filter_map(|route| {

@@ -276,6 +276,8 @@ pub struct Upstream {
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.
     pub keep_authorization: bool,
+    /// Between two look-ups of the servers' names.
+    pub resolve: Duration,
     /// `[upstream.NAME.health]`; absent: servers are judged by requests alone.
     pub health: Option<Health>,
     /// `[upstream.NAME.tls]`.
