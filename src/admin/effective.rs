@@ -10,9 +10,9 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Embedded, Endpoint, Flow, HeaderEdits, Health,
-    HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule,
-    SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
+    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Cors, Embedded, Endpoint, Flow, HeaderEdits,
+    Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route,
+    Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -125,6 +125,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
         idle,
         retries,
         keep_authorization,
+        resolve,
         health,
         tls,
     } = upstream;
@@ -148,6 +149,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "idle": duration(*idle),
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
+        "resolve": duration(*resolve),
         "health": health.as_ref().map(show_health),
         "tls": show_upstream_tls(tls),
     })
@@ -256,7 +258,10 @@ fn show_rule(rule: &Rule) -> Value {
 }
 
 fn show_auth(auth: &Auth) -> Value {
-    let Auth { prefix, hosts, pool, register, hide_existing_users, floor } = auth;
+    let Auth { prefix, hosts, pool, register, hide_existing_users, floor, cors } = auth;
+    let origins = |Cors { origins }: &Cors| -> Vec<_> {
+        origins.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()).collect()
+    };
     json!({
         "prefix": prefix,
         "hosts": hosts,
@@ -264,6 +269,7 @@ fn show_auth(auth: &Auth) -> Value {
         "register": register,
         "hide_existing_users": hide_existing_users,
         "floor": duration(*floor),
+        "cors": cors.as_ref().map(|cors| json!({ "origins": origins(cors) })),
     })
 }
 
@@ -358,6 +364,7 @@ mod tests {
             idle: seconds(60),
             retries: 1,
             keep_authorization: false,
+            resolve: seconds(30),
             health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
             tls: UpstreamTls::default(),
         };
@@ -404,6 +411,7 @@ mod tests {
                 register: true,
                 hide_existing_users: true,
                 floor: Duration::from_millis(300),
+                cors: Some(Cors { origins: vec![HeaderValue::from_static("https://app.example.com")] }),
             }),
             identity: Identity {
                 prefix: "x-auth-".into(),
@@ -425,6 +433,7 @@ mod tests {
         assert_eq!(shown["upstream"]["app"]["balance"], "least");
         assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
         assert_eq!(shown["auth"]["floor"], "300ms");
+        assert_eq!(shown["auth"]["cors"]["origins"], json!(["https://app.example.com"]));
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");
         let route = &routes(&example())[0];
         assert_eq!(*route, shown["route"][0]);

@@ -68,20 +68,20 @@ pub(super) struct Parts {
     pub(super) embedded: Vec<Arc<Embedded>>,
     /// What requests see.
     pub(super) gateway: Arc<Gateway>,
-    upstreams: HashMap<Arc<str>, Arc<Probed>>,
+    upstreams: HashMap<Arc<str>, Arc<Watched>>,
     /// Of the routes that have one.
     limiters: Vec<(Arc<config::Route>, Arc<Limiter>)>,
     /// What the identity routes talk to.
     provider: Option<Arc<cognito::Client>>,
 }
 
-/// An upstream, and whoever asks its servers how they are. Probing ends when no configuration in
+/// An upstream, and whoever asks where its servers are, and how. That ends when no configuration in
 /// force has it, even if a request still does: nobody may judge servers by settings of the past.
 #[derive(Debug)]
-struct Probed {
+struct Watched {
     upstream: Arc<Upstream>,
     /// Aborted on drop.
-    _probes: JoinSet<()>,
+    _watch: JoinSet<()>,
 }
 
 /// A user pool that runs in this process.
@@ -105,7 +105,7 @@ impl Parts {
 
     /// The upstreams that requests go to.
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.upstreams.values().map(|probed| &*probed.upstream)
+        self.upstreams.values().map(|watched| &*watched.upstream)
     }
 
     /// The embedded pools as the file had them when they were started.
@@ -213,7 +213,7 @@ fn upstreams(
     base: &Base,
     config: &Config,
     before: Option<&Parts>,
-) -> Result<HashMap<Arc<str>, Arc<Probed>>, StartError> {
+) -> Result<HashMap<Arc<str>, Arc<Watched>>, StartError> {
     let (mut kept, mut new) = (HashMap::new(), Vec::new());
     for upstream in &config.upstreams {
         let name = Arc::clone(&upstream.name);
@@ -234,9 +234,10 @@ fn upstreams(
             Some(known) => built.remembering(&known.upstream),
             None => built,
         });
-        let mut probes = JoinSet::new();
-        probes.spawn_on(upstream::probe(Arc::downgrade(&upstream)), &base.control);
-        kept.insert(name, Arc::new(Probed { upstream, _probes: probes }));
+        let mut watch = JoinSet::new();
+        watch.spawn_on(upstream::probe(Arc::downgrade(&upstream)), &base.control);
+        watch.spawn_on(upstream::resolve(Arc::downgrade(&upstream)), &base.control);
+        kept.insert(name, Arc::new(Watched { upstream, _watch: watch }));
     }
     Ok(kept)
 }

@@ -10,6 +10,7 @@
 mod account;
 mod answer;
 pub mod check;
+pub mod cors;
 mod holders;
 mod members;
 mod sessions;
@@ -145,6 +146,11 @@ impl Auth {
         let confirms_itself = AtomicBool::new(before.confirms_itself.load(Ordering::Relaxed));
         let (sessions, holders) = (Arc::clone(&before.sessions), Arc::clone(&before.holders));
         Self { sessions, holders, confirms_itself, ..self }
+    }
+
+    /// The configuration that it was made from.
+    pub fn config(&self) -> &config::Auth {
+        &self.config
     }
 
     /// What follows the prefix in a normal path, if the identity routes are meant: empty, or from the

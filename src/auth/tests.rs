@@ -70,6 +70,7 @@ impl Fixture {
             register: true,
             hide_existing_users: hide,
             floor: FLOOR,
+            cors: None,
         };
         let identity = Identity::new(&config::Identity { prefix: "x-auth-".to_owned(), headers: Vec::new() });
         let revoked = Arc::new(store::Memory::new(&metrics));

@@ -129,6 +129,8 @@ pub static AUTH: Shape = Shape {
     place: "[auth]",
     keys: &["prefix", "hosts", "pool", "register", "hide_existing_users", "floor", "cors", "limits"],
 };
+/// `cors` there.
+pub static CORS: Shape = Shape { place: "`cors`", keys: &["origins"] };
 /// `[identity]`.
 pub static IDENTITY: Shape = Shape { place: "[identity]", keys: &["prefix", "headers"] };
 /// `[store]`.
@@ -264,6 +266,9 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&AUTH, "user_pool", "`pool`"),
     (&AUTH, "signup", "`register`"),
     (&AUTH, "allow_register", "`register`"),
+    (&CORS, "origin", "`origins`, a list"),
+    (&CORS, "allowed_origins", "`origins`"),
+    (&CORS, "allow_origins", "`origins`"),
     (&IDENTITY, "header_prefix", "`prefix`"),
     (&IDENTITY, "claims", "`headers`"),
     (&STORE, "type", "`kind`"),
@@ -314,11 +319,9 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
     unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
-    unavailable(&UPSTREAM, "resolve", AllBut(&["\"30s\""]), "`resolve`"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
     unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
-    unavailable(&AUTH, "cors", All, "`cors`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),
     unavailable(&STORE, "kind", AllBut(&["\"memory\""]), "another store than memory"),
     unavailable(&STORE, "url", All, "`url` in [store]"),

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
@@ -288,6 +288,8 @@ pub struct Upstream {
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.
     pub keep_authorization: bool,
+    /// Between two look-ups of the servers' names.
+    pub resolve: Duration,
     /// `[upstream.NAME.health]`; absent: servers are judged by requests alone.
     pub health: Option<Health>,
     /// `[upstream.NAME.tls]`.
@@ -542,6 +544,15 @@ pub struct Auth {
     pub hide_existing_users: bool,
     /// Those answers never come sooner.
     pub floor: Duration,
+    /// Pages of which other origins may use them. `None`: nothing is said about origins.
+    pub cors: Option<Cors>,
+}
+
+/// `cors` of `[auth]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Exactly as browsers write them (RFC 6454 §6.2), at least one.
+    pub origins: Vec<HeaderValue>,
 }
 
 /// `[identity]`: how the backend learns who is calling.

@@ -24,6 +24,7 @@ use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
+use crate::auth::cors::Crossing;
 use crate::auth::{Auth, check};
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
@@ -282,8 +283,17 @@ impl Worker {
             if let Some(appended) = check::serves(&below) {
                 return Box::pin(gateway.check(auth, appended, trusted, &request, record)).await;
             }
+            let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
             request.body_mut().count_into(record.count_in());
-            let mut response = Box::pin(auth.handle(request, &below, record.client)).await?;
+            let mut response = match crossing.preflight(&request) {
+                Some(response) => response,
+                None => {
+                    let answer = Box::pin(auth.handle(request, &below, record.client)).await;
+                    let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, record));
+                    crossing.apply(response.headers_mut());
+                    response
+                }
+            };
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
             return Ok(response);
         }
@@ -294,7 +304,7 @@ impl Worker {
         check_length(route.config.body, request.body())?;
 
         let asked = Asked { host: &host.name, path: &path, method: request.method(), headers: head };
-        let (permit, rewritten) = gateway.decide(route, &asked, record).await?;
+        let (permit, rewritten) = deadline.before(pin!(gateway.decide(route, &asked, record))).await?;
         let sent = match &rewritten {
             Some(rewritten) => path::normalize(rewritten)?,
             None => path,

@@ -1,6 +1,7 @@
 //! The bodies of one exchange, watched: a request body that is counted, bounded and may stall, and
 //! an answer whose end makes the connection idle again.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use crate::http::BodyError;
 /// A client's request body.
 #[derive(Debug)]
 pub struct RequestBody {
-    inner: Incoming,
+    /// There until it is left.
+    inner: Option<Incoming>,
     wait: Wait,
     received: u64,
     limit: u64,
@@ -32,13 +34,14 @@ impl RequestBody {
         Self::with(inner, Wait::Metered(meter))
     }
 
-    /// A body among others on its connection, which may stall for so long.
-    pub(crate) fn with_timer(inner: Incoming, stall: Duration) -> Self {
-        Self::with(inner, Wait::Timed { stall, alarm: None, since: None })
+    /// A body among others on its connection. It may stall for so long; if it is left before its end,
+    /// the rest of it goes to `rest`.
+    pub(crate) fn with_timer(inner: Incoming, stall: Duration, rest: Leftover) -> Self {
+        Self::with(inner, Wait::Timed(Box::new(Timer { stall, alarm: None, since: None, rest })))
     }
 
     fn with(inner: Incoming, wait: Wait) -> Self {
-        Self { inner, wait, received: 0, limit: u64::MAX, counter: None }
+        Self { inner: Some(inner), wait, received: 0, limit: u64::MAX, counter: None }
     }
 
     /// From here on at most `limit` bytes may come in all.
@@ -60,7 +63,8 @@ impl Body for RequestBody {
         if self.wait.is_over() {
             return Poll::Ready(Some(Err(BodyError::Stalled)));
         }
-        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = match Pin::new(inner).poll_frame(cx) {
             Poll::Pending => return self.wait.poll(cx).map(|()| Some(Err(BodyError::Stalled))),
             Poll::Ready(frame) => frame,
         };
@@ -81,27 +85,42 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.wait.end();
+        if let Wait::Timed(timer) = &self.wait {
+            *timer.rest.borrow_mut() = self.inner.take().filter(|inner| !inner.is_end_stream());
+        }
     }
 }
+
+/// A body that was left before its end.
+pub(crate) type Leftover = Rc<RefCell<Option<Incoming>>>;
 
 /// How long a body has been waited for.
 #[derive(Debug)]
 enum Wait {
     /// The watchdog of the connection counts.
     Metered(Rc<Meter>),
-    /// The body counts itself. Most are there when they are asked for and never need the alarm.
-    Timed { stall: Duration, alarm: Option<Pin<Box<Sleep>>>, since: Option<Instant> },
+    /// The body counts itself.
+    Timed(Box<Timer>),
+}
+
+/// A body's own clock. Most bodies are there when they are asked for and never need the alarm.
+#[derive(Debug)]
+struct Timer {
+    stall: Duration,
+    alarm: Option<Pin<Box<Sleep>>>,
+    since: Option<Instant>,
+    rest: Leftover,
 }
 
 impl Wait {
@@ -109,7 +128,7 @@ impl Wait {
     fn is_over(&self) -> bool {
         match self {
             Self::Metered(meter) => meter.is_stalled(),
-            Self::Timed { .. } => false,
+            Self::Timed(_) => false,
         }
     }
 
@@ -120,7 +139,8 @@ impl Wait {
                 meter.body_awaited(cx.waker());
                 Poll::Pending
             }
-            Self::Timed { stall, alarm, since } => {
+            Self::Timed(timer) => {
+                let Timer { stall, alarm, since, .. } = &mut **timer;
                 // A limit too large to be a point in time is no limit.
                 let Some(at) = since.get_or_insert_with(Instant::now).checked_add(*stall) else { return Poll::Pending };
                 let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
@@ -136,7 +156,7 @@ impl Wait {
     fn end(&mut self) {
         match self {
             Self::Metered(meter) => meter.body_arrived(),
-            Self::Timed { since, .. } => *since = None,
+            Self::Timed(timer) => timer.since = None,
         }
     }
 }

@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::io::{Expired, Pulse, Watched};
 use self::stream::{Answer, Exchange, Tasks};
-use super::body::RequestBody;
+use super::body::{Leftover, RequestBody};
 use super::connection::{ConnectionLimits, Lifecycle, Service};
 use crate::http::ConnInfo;
 
@@ -88,7 +88,7 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
         TokioIo::new(watched),
         service_fn(|request| {
             let (offer, busy) = (tasks.begin(), Exchange::begin(Rc::clone(&pulse)));
-            let answer = answer(Rc::clone(&service), Rc::clone(&client), request, limits);
+            let answer = answer(Rc::clone(&service), Rc::clone(&client), request, limits, offer.rest());
             async move { Ok::<_, Infallible>(answer.await.map(|body| Answer::new(body, offer, busy))) }
         }),
     ));
@@ -148,13 +148,18 @@ async fn answer<S: Service>(
     client: Rc<S::Client>,
     mut request: Request<Incoming>,
     limits: ConnectionLimits,
+    rest: Leftover,
 ) -> Response<Option<S::Body>> {
     let is_head = request.method() == Method::HEAD;
     let mut response = match head::vet(&mut request, limits.head) {
-        Err(refusal) => service.refuse_request(&client, &request, refusal),
+        Err(refusal) => {
+            let response = service.refuse_request(&client, &request, refusal);
+            *rest.borrow_mut() = Some(request.into_body());
+            response
+        }
         Ok(()) => {
-            let body_stall = limits.patience.body_stall;
-            let answer = service.call(client, request.map(|body| RequestBody::with_timer(body, body_stall)));
+            let stall = limits.patience.body_stall;
+            let answer = service.call(client, request.map(|body| RequestBody::with_timer(body, stall, rest)));
             // What a request needs is given back with the request.
             Box::pin(answer).await
         }

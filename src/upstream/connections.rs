@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use super::balance;
 use super::http1::Connection;
+use super::resolve::Resolved;
 use super::retry::Budget;
 use super::timer::Timer;
 use super::{Backend, Upstream};
@@ -30,6 +32,10 @@ const MAX_IDLE: usize = 512;
 /// After this long a kept connection is looked at before it is used. Within a busy moment there is
 /// hardly time for a server to have second thoughts, and that is when a system call costs most.
 const RESTED: Duration = Duration::from_millis(1);
+
+/// How long a connection is used at most: what is behind an address changes without a word, such as
+/// a load balancer's set of servers.
+const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// All upstream connections of one worker.
 pub struct Connections {
@@ -177,6 +183,8 @@ pub(super) struct Server {
     upstream: Arc<str>,
     endpoint: config::Endpoint,
     tls: config::UpstreamTls,
+    /// What its name means.
+    resolved: Option<Arc<Resolved>>,
     /// What `balance = "hash"` knows it by.
     number: u64,
     outstanding: Cell<u32>,
@@ -198,6 +206,7 @@ impl Server {
             upstream: Arc::clone(upstream),
             endpoint: backend.endpoint.clone(),
             tls: tls.clone(),
+            resolved: backend.resolved.clone(),
             number: balance::number_of(backend.endpoint.url().as_bytes()),
             outstanding: Cell::new(0),
             turn: Cell::new(0),
@@ -224,11 +233,20 @@ impl Server {
             self.idle_level.dec();
             let sure = sure || now.saturating_duration_since(since) >= RESTED;
             // Nobody needs to be woken by it before the next exchange says so.
-            if until > now && link.connection.is_quiet(&mut Context::from_waker(Waker::noop()), sure) {
+            let mut cx = Context::from_waker(Waker::noop());
+            if until > now && link.connection.is_quiet(&mut cx, sure) && self.leads_here(&mut link) {
                 link.is_used = true;
                 return Some(link);
             }
         }
+    }
+
+    /// Whether the connection leads to an address that is the server's: it may not be any more when
+    /// what DNS says has changed since the last look.
+    fn leads_here(&self, link: &mut Link) -> bool {
+        let (Some(resolved), Some(address)) = (&self.resolved, link.address) else { return true };
+        let generation = resolved.generation();
+        std::mem::replace(&mut link.generation, generation) == generation || resolved.contains(address)
     }
 
     /// Drops what is expired, closed, or says something unasked; the time at which the next one
@@ -244,6 +262,10 @@ impl Server {
     /// Keeps a connection for another request, for at most `idle`, unless bytes came that nobody
     /// asked for, or its end.
     fn keep(self: &Rc<Self>, mut link: Link, idle: Duration) {
+        let now = Instant::now();
+        if !self.leads_here(&mut link) || now >= link.born + MAX_AGE {
+            return;
+        }
         link.connection.rest();
         let reaper = self.reaper.borrow();
         let waker = reaper.as_ref().unwrap_or(Waker::noop());
@@ -255,8 +277,7 @@ impl Server {
             kept.pop_front();
             self.idle_level.dec();
         }
-        let since = Instant::now();
-        kept.push_back(Kept { link, since, until: since + idle });
+        kept.push_back(Kept { link, since: now, until: now + idle });
         self.idle_level.inc();
         if reaper.is_none() && !self.reaper_starts.replace(true) {
             tokio::task::spawn_local(reap(Rc::downgrade(self)));
@@ -306,11 +327,26 @@ pub(super) struct Link {
     pub(super) upload: Option<JoinHandle<()>>,
     /// It has served a request before, so that the server may be about to close it.
     pub(super) is_used: bool,
+    /// When it was made.
+    pub(super) born: Instant,
+    /// Where it leads, if the server has a name.
+    pub(super) address: Option<SocketAddr>,
+    /// Of what DNS says, the one that has this address.
+    pub(super) generation: u64,
 }
 
 impl Link {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, timer: Timer::new(), buffer: Vec::new(), upload: None, is_used: false }
+    pub(super) fn new(connection: Connection, address: Option<SocketAddr>) -> Self {
+        Self {
+            connection,
+            timer: Timer::new(),
+            buffer: Vec::new(),
+            upload: None,
+            is_used: false,
+            born: Instant::now(),
+            address,
+            generation: 0,
+        }
     }
 }
 

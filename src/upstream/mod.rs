@@ -16,6 +16,7 @@ mod health;
 mod http1;
 mod probe;
 mod request;
+mod resolve;
 mod response;
 mod retry;
 mod standing;
@@ -42,10 +43,12 @@ pub use connections::Connections;
 pub use error::{ConnectError, Error, Invalid};
 pub use forward::forward;
 pub use probe::probe;
+pub use resolve::resolve;
 pub use tls::BuildError;
 pub use trailers::Trailers;
 
 use health::Thresholds;
+use resolve::Resolved;
 use standing::Standing;
 use tally::Tally;
 use tls::{Tls, Towards};
@@ -115,8 +118,10 @@ struct Backend {
     /// How metrics and logs call it.
     authority: Arc<str>,
     host: HeaderValue,
-    /// `None`: a name, which has to be looked up.
+    /// `None`: a name, or a socket's path.
     address: Option<SocketAddr>,
+    /// What its name means; `None` when it has none.
+    resolved: Option<Arc<Resolved>>,
     /// For `https://`.
     tls: Option<Towards>,
     tally: Tally,
@@ -198,6 +203,7 @@ impl Upstream {
                 let known = before.backends().iter().find(|known| known.endpoint.url() == backend.endpoint.url());
                 if let Some(known) = known {
                     backend.standing = Arc::clone(&known.standing);
+                    backend.resolved = known.resolved.clone();
                 }
                 backend.standing.publish_health();
             }
@@ -273,13 +279,16 @@ impl Backend {
             // What is known of the same server under other settings still holds.
             healthy.set(1);
         }
+        let ip = endpoint.host.parse::<IpAddr>().ok();
+        let is_name = ip.is_none() && !matches!(endpoint.transport, Transport::Unix(_));
         Ok(Self {
             host: HeaderValue::from_str(&endpoint.authority)?,
             tls: match (&endpoint.transport, tls) {
                 (Transport::Tls, Some(tls)) => Some(tls.towards(&endpoint.host)?),
                 _ => None,
             },
-            address: endpoint.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port)),
+            address: ip.map(|ip| SocketAddr::new(ip, endpoint.port)),
+            resolved: is_name.then(Arc::default),
             tally: Tally::new(metrics, upstream, &authority),
             standing: Arc::new(Standing::new(upstream, &authority, healthy)),
             idle: connections("idle"),

@@ -42,6 +42,7 @@ fn one(name: &str, section: &Section<'_>) -> Upstream {
         idle: section.positive_duration("idle", Duration::from_secs(60)),
         retries: u32::try_from(section.count("retries", 1, 0..=10)).unwrap_or(1),
         keep_authorization: section.choice("authorization", false, &[("drop", false), ("keep", true)]),
+        resolve: section.positive_duration("resolve", Duration::from_secs(30)),
         health: health(section),
     }
 }

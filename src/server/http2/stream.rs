@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::io::Pulse;
+use crate::server::body::Leftover;
+use crate::server::connection::LINGER;
 
 /// What a client was offered of one answer. Only the body knows when it gave something out, and only
 /// the task around it can give up while nobody asks the body for more.
@@ -22,6 +26,15 @@ pub(super) struct Offer {
     given: Cell<u64>,
     /// The last one has not been taken.
     waits: Cell<bool>,
+    /// What the request's body still has, once nobody wants it.
+    rest: Leftover,
+}
+
+impl Offer {
+    /// Where the rest of the request's body goes.
+    pub(super) fn rest(&self) -> Leftover {
+        Rc::clone(&self.rest)
+    }
 }
 
 /// An answer on its way to the client. When it is gone, its request is over.
@@ -109,13 +122,23 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Tasks {
         let offer = self.next.borrow_mut().take().unwrap_or_default();
         let mut running = self.running.borrow_mut();
         while running.try_join_next().is_some() {}
-        running.spawn_local(until_stalled(task, offer, self.stall));
+        let stall = self.stall;
+        running.spawn_local(async move {
+            until_stalled(task, &offer, stall).await;
+            let rest = offer.rest.take();
+            if let Some(rest) = rest {
+                // It was answered before the end of its body, with a 401 or 413 for instance. A client
+                // whose stream is reset at once may lose the answer: it gets to send on for a while.
+                let read = timeout(LINGER, drain(rest)).await;
+                tracing::debug!(read = read.is_ok(), "answered before the end of the request");
+            }
+        });
     }
 }
 
 /// Runs a request to its end, or until its client has left a piece of the answer for so long. Then
 /// the request is dropped, which resets its stream (`CANCEL`) and gives everything back.
-async fn until_stalled(task: impl Future<Output = ()>, offer: Rc<Offer>, stall: Duration) {
+async fn until_stalled(task: impl Future<Output = ()>, offer: &Offer, stall: Duration) {
     let mut task = pin!(task);
     let mut seen = 0;
     // Most answers are taken at once and never need it.
@@ -140,4 +163,9 @@ async fn until_stalled(task: impl Future<Output = ()>, offer: Rc<Offer>, stall: 
         alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
     })
     .await;
+}
+
+/// Reads what the client still sends, up to its end.
+async fn drain(mut body: Incoming) {
+    while let Some(Ok(_)) = body.frame().await {}
 }

@@ -261,27 +261,36 @@ fn a_name_is_looked_up_and_its_addresses_are_tried() {
             endpoint.host = "localhost".to_owned();
             config.servers = Servers::Http(vec![endpoint]);
         });
-        let (answer, ()) = tokio::join!(gate.forward(get()), async {
+        let (answer, _wire) = tokio::join!(gate.forward(get()), async {
             let mut wire = script.accept().await;
             wire.head().await;
             wire.write(OK).await;
+            wire
         });
         assert_eq!(text(answer.unwrap()).await, "hi");
+        assert_eq!(gate.connections_in("idle"), 1);
+
+        // Whatever is behind the name now, it is not where the kept connection leads.
+        let resolved = gate.upstream.backends()[0].resolved.clone().unwrap();
+        let elsewhere = Script::new();
+        resolved.learn("localhost", &Ok(vec![elsewhere.address()]));
+        resolved.learn("localhost", &Err(std::io::ErrorKind::TimedOut.into()));
+        let (answer, ()) = tokio::join!(gate.forward(get()), async {
+            let mut wire = elsewhere.accept().await;
+            wire.head().await;
+            // And while the answer is under way it is the old place again.
+            resolved.learn("localhost", &Ok(vec![script.address()]));
+            wire.write(OK).await;
+        });
+        assert_eq!(text(answer.unwrap()).await, "hi");
+        assert_eq!(gate.connections_in("idle"), 0, "neither is kept");
     });
 }
 
 #[test]
 fn a_connect_that_takes_too_long_is_given_up() {
     on_worker(async {
-        // A listener whose queue is full: the kernel answers no further handshake.
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        socket.listen(0).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
-        let mut queued = Vec::new();
-        while let Ok(connection) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50)) {
-            queued.push(connection);
-        }
+        let (address, _queued) = full_listener();
         let script = Script::new();
         let gate = Gate::with(&script, |config| {
             config.connect = Duration::from_millis(50);
@@ -420,4 +429,50 @@ fn retries_end_with_their_budget() {
         }
         assert_eq!(retries, 10, "and not three for each");
     });
+}
+
+#[test]
+fn the_addresses_of_a_name_race() {
+    on_worker(async {
+        // Nobody listens at the first one, and the second one's queue is full: it does not answer.
+        let (full, _queued) = full_listener();
+        let script = Script::new();
+        let gate = Gate::with(&script, |config| {
+            config.servers = Servers::Http(vec![Endpoint { host: "localhost".to_owned(), ..script.endpoint() }]);
+        });
+        let resolved = gate.upstream.backends()[0].resolved.clone().unwrap();
+        let refusing = "127.0.0.1:1".parse().unwrap();
+        resolved.learn("localhost", &Ok(vec![refusing, full, script.address()]));
+        let serve = async {
+            loop {
+                let mut wire = script.accept().await;
+                wire.head().await;
+                wire.write("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi").await;
+            }
+        };
+        let ask = async {
+            let started = tokio::time::Instant::now();
+            for _ in 0..3 {
+                assert_eq!(text(gate.forward(get()).await.unwrap()).await, "hi");
+            }
+            started.elapsed()
+        };
+        let took = tokio::select! { took = ask => took, () = serve => unreachable!() };
+        // Each begins with another address. At least one meets the silent one before the server,
+        // which costs a head start of 250 ms; at most two do.
+        assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(4), "{took:?}");
+    });
+}
+
+/// A listener that answers no further handshake, because its queue is full.
+fn full_listener() -> (std::net::SocketAddr, Vec<std::net::TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = vec![std::net::TcpStream::from(socket)];
+    while let Ok(connection) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50)) {
+        queued.push(connection);
+    }
+    (address, queued)
 }

@@ -63,6 +63,10 @@ impl Script {
         }
     }
 
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        self.probe.local_addr().unwrap()
+    }
+
     pub(super) async fn accept(&self) -> Wire {
         Wire { stream: self.listener.accept().await.unwrap().0, buffer: Vec::new() }
     }
@@ -140,6 +144,7 @@ impl Gate {
             idle: Duration::from_secs(60),
             retries: 1,
             keep_authorization: false,
+            resolve: Duration::from_secs(30),
             health: None,
             tls: UpstreamTls::default(),
         };

@@ -370,3 +370,33 @@ fn connections_live_on_when_the_upstream_is_built_anew() {
         assert_eq!(format!("{:?}", gate.connections), "Connections { upstreams: 1, .. }");
     });
 }
+
+#[test]
+fn a_connection_is_not_kept_for_ever() {
+    // Not `on_worker`, whose own patience would be over when the clock is moved.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build_local(Default::default()).unwrap();
+    runtime.block_on(async {
+        let script = Script::new();
+        let gate = Gate::with(&script, |config| config.idle = Duration::from_secs(7200));
+        let serve = async {
+            let mut wire = script.accept().await;
+            for _ in 0..2 {
+                wire.head().await;
+                wire.write(OK).await;
+            }
+            wire.closed().await;
+        };
+        let ask = async {
+            assert_eq!(text(gate.forward(get()).await.unwrap()).await, "hi");
+            assert_eq!(gate.connections_in("idle"), 1);
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(3601)).await;
+            tokio::time::resume();
+            assert_eq!(text(gate.forward(get()).await.unwrap()).await, "hi");
+            assert_eq!(gate.connections_in("idle"), 0, "it was good for one more");
+        };
+        tokio::join!(ask, serve);
+        script.assert_no_further_connection();
+    });
+}

@@ -81,6 +81,49 @@ async fn rapid_reset_at_walking_pace_ends_the_connection_as_well() {
     .await;
 }
 
+/// MadeYouReset (CVE-2025-8671): frames that make the server itself withdraw a request it has begun.
+#[tokio::test]
+async fn streams_that_we_are_made_to_reset_end_the_connection() {
+    let upstream = Upstream::start().await;
+    let gate = in_front_of(&upstream, "").await;
+    with_a_neighbor(&gate, async || {
+        let mut client = open(&gate).await;
+        for stream in (1..2001).step_by(2) {
+            let begun = headers(0, stream, &request("POST", "/made", &[("content-length", "5")]));
+            if !client.send([begun, frame(DATA, END_STREAM, stream, "abc")].concat()).await {
+                break;
+            }
+        }
+        assert_eq!(client.end().await, Some(code::CALM));
+    })
+    .await;
+    assert_eq!(reached(&upstream), 0, "none of the bodies ended");
+    until("no open request", async || (gate.metric("portcullis_requests_in_flight").await == 0).then_some(())).await;
+}
+
+/// What nobody reads is bounded by the windows, so that the upstream's pace is the client's.
+#[tokio::test]
+async fn a_body_that_nobody_reads_is_held_back_by_its_window() {
+    let never = Gate::new();
+    let script = {
+        let never = never.clone();
+        move |seen: &crate::support::Seen| match seen.target.as_str() {
+            "/neighbor" => Answer::ok("fine"),
+            _ => Answer::nothing().wait(&never),
+        }
+    };
+    let upstream = Upstream::scripted(script).await;
+    let gate = in_front_of(&upstream, "").await;
+    let mut client = open(&gate).await;
+    // More than the window of a stream at once, which no client may send.
+    client.send(headers(0, 1, &request("POST", "/unread", &[]))).await;
+    client.send(frame(DATA, 0, 1, vec![b'x'; 16 << 10]).repeat(100)).await;
+    let outcome = client.end_or_reset().await;
+    let flow = matches!(outcome, Outcome::GoAway(code::FLOW_CONTROL) | Outcome::Reset(code::FLOW_CONTROL));
+    assert!(flow, "{outcome:?}");
+    assert_eq!(reached(&upstream), 0);
+}
+
 #[tokio::test]
 async fn a_continuation_flood_ends_the_connection() {
     let upstream = Upstream::start().await;

@@ -192,6 +192,21 @@ async fn a_body_that_is_too_large_is_413_whether_it_says_so_or_not() {
 }
 
 #[tokio::test]
+async fn an_answer_before_the_end_of_the_body_is_whole_and_the_client_may_send_on() {
+    let upstream = Upstream::start().await;
+    let gate = in_front_of(&upstream, "").await;
+    let mut client = open(&gate).await;
+    let declared = headers(0, 1, &request("POST", "/small/a", &[("content-length", "2000")]));
+    assert_eq!(client.exchange(declared, 1).await.status(), 413);
+    client.send([frame(DATA, 0, 1, "x".repeat(1000)), frame(DATA, 1, 1, "x".repeat(1000))].concat()).await;
+    assert!(client.is_alive().await);
+    // Nothing was reset, since everything was read.
+    client.send(frame(GOAWAY, 0, 0, [0; 8])).await;
+    assert_eq!(client.end_or_reset().await, Outcome::Closed);
+    upstream.saw_nothing();
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_upstream_breaks_off_its_stream_alone() {
     let upstream = Upstream::scripted(|seen| match seen.target.as_str() {
         "/broken" => Answer::with("content-length: 100\r\n", "half").close(),

@@ -1,6 +1,7 @@
 //! HTTP/2 by raw frames: the protocol, its attacks, and the lessons of other gateways over it.
 
 mod attacks;
+mod cases;
 mod conformance;
 mod exchanges;
 mod lessons;
