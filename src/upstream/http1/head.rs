@@ -77,8 +77,9 @@ fn parse(head: &Bytes, method: &Method, spare: &mut HeaderMap) -> Result<Head, &
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, &mut lines) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err("it ends too soon"),
+        // Two readings of where it ends would be two readings of what follows.
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Ok(_) => return Err("it ends elsewhere"),
         Err(httparse::Error::TooManyHeaders) => return Err("it has too many lines"),
         Err(_) => return Err("it is malformed"),
     }
