@@ -79,7 +79,12 @@ where
             let kept = if only_new { None } else { server.take_idle(now, sure) };
             let link = match kept {
                 Some(link) => Ok(link),
-                None => Box::pin(connect(backend, upstream.config.connect)).await,
+                None => {
+                    let link = Box::pin(connect(backend, upstream.config.connect)).await;
+                    // The wait for the answer does not begin before there is a connection.
+                    now = Instant::now();
+                    link
+                }
             };
             let was_used = link.as_ref().is_ok_and(|link| link.is_used);
             let outcome = match link {

@@ -41,6 +41,11 @@ impl Socket {
         Poll::Ready(written)
     }
 
+    /// TLS may hold back what the system did not take; a plain socket has nothing to do.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
+    }
+
     fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
         match ready!(pin!(self.stream.borrow_mut().read_buf(buffer)).poll(cx))? {
             0 if self.is_reset.get() => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),

@@ -144,7 +144,7 @@ where
             } else if self.data.is_empty() {
                 self.ready.clear();
                 self.written = 0;
-                return Poll::Ready(Ok(()));
+                return self.socket.poll_flush(cx);
             } else {
                 self.ready.clear();
                 self.written = 0;
