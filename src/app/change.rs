@@ -82,7 +82,8 @@ fn differing<'a, T: PartialEq>(old: &'a [Arc<T>], new: &'a [Arc<T>], name: fn(&T
     names
 }
 
-#[cfg(test)]
+// The file of these tests has an embedded pool, which a build without `devpool` refuses.
+#[cfg(all(test, feature = "devpool"))]
 mod tests {
     use std::path::Path;
 
