@@ -4,6 +4,7 @@ import clients
 import forward_auth
 import http2
 import pools
+import proxies
 import readme
 import servers
 
@@ -19,6 +20,10 @@ ALL = {
     "aws-jwt-verify": clients.jwt_verify,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
+    "nginx-before": proxies.nginx_before,
+    "haproxy-before": proxies.haproxy_before,
+    "nginx-behind": proxies.nginx_behind,
+    "haproxy-behind": proxies.haproxy_behind,
     "http2": http2.curl_and_h2load,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
