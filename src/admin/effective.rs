@@ -10,14 +10,14 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Cors, Embedded, Endpoint, Flow, HeaderEdits,
-    Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route,
-    Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
+    Access, Admin, Assertion, Assertions, Auth, Balance, CertificateFiles, ClaimSource, Config, Cors, Embedded,
+    Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log,
+    LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
 pub fn config(config: &Config, generation: u64) -> Value {
-    let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, log } = config;
+    let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, assertions, log } = config;
     let Admin { address } = admin;
     let listeners: Vec<_> = listeners.iter().map(show_listener).collect();
     let pools: Map<_, _> = pools.iter().map(|pool| (pool.name.to_string(), show_pool(pool))).collect();
@@ -33,6 +33,7 @@ pub fn config(config: &Config, generation: u64) -> Value {
         "route": routes.iter().map(|route| show_route(route)).collect::<Vec<_>>(),
         "auth": auth.as_ref().map(show_auth),
         "identity": show_identity(identity),
+        "assertion": show_assertions(assertions),
         "log": show_log(log),
     })
 }
@@ -128,6 +129,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
         resolve,
         health,
         tls,
+        assertion,
     } = upstream;
     json!({
         "servers": match servers {
@@ -152,7 +154,19 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "resolve": duration(*resolve),
         "health": health.as_ref().map(show_health),
         "tls": show_upstream_tls(tls),
+        "assertion": assertion.as_ref().map(show_assertion),
     })
+}
+
+fn show_assertion(assertion: &Assertion) -> Value {
+    let Assertion { audience, ttl } = assertion;
+    json!({ "audience": audience, "ttl": duration(*ttl) })
+}
+
+/// Of a key its public name.
+fn show_assertions(assertions: &Assertions) -> Value {
+    let Assertions { issuer, keys } = assertions;
+    json!({ "issuer": **issuer, "keys": keys.iter().map(|key| key.kid()).collect::<Vec<_>>() })
 }
 
 fn show_upstream_tls(tls: &UpstreamTls) -> Value {
@@ -318,6 +332,7 @@ mod tests {
     use http::header::{self, HeaderValue};
 
     use crate::config::{Endpoint, LimitBy, PoolId, Rewrite};
+    use crate::es256::SigningKey;
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -367,6 +382,7 @@ mod tests {
             resolve: seconds(30),
             health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
             tls: UpstreamTls::default(),
+            assertion: Some(Assertion { audience: "app".into(), ttl: seconds(30) }),
         };
         let mut password = HeaderValue::from_static("hunter4");
         password.set_sensitive(true);
@@ -417,6 +433,7 @@ mod tests {
                 prefix: "x-auth-".into(),
                 headers: vec![(HeaderName::from_static("x-auth-pool"), ClaimSource::Pool)],
             },
+            assertions: Assertions { issuer: "portcullis".into(), keys: vec![Arc::new(SigningKey::generate())] },
             log: Log { level: tracing::Level::INFO, format: LogFormat::Auto, access: true },
         }
     }
@@ -432,6 +449,8 @@ mod tests {
         assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000", heavy]));
         assert_eq!(shown["upstream"]["app"]["balance"], "least");
         assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
+        assert_eq!(shown["upstream"]["app"]["assertion"], json!({ "audience": "app", "ttl": "30s" }));
+        assert_eq!(shown["assertion"]["issuer"], "portcullis");
         assert_eq!(shown["auth"]["floor"], "300ms");
         assert_eq!(shown["auth"]["cors"]["origins"], json!(["https://app.example.com"]));
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");

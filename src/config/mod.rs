@@ -27,6 +27,7 @@ pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
 pub use crate::config::edits::{HeaderEdits, Rewrite};
 pub use crate::config::validate::parse;
 pub use crate::config::watch::Contents;
+use crate::es256::SigningKey;
 use crate::secret::Secret;
 
 /// A file that can be used.
@@ -82,6 +83,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// `[identity]`.
     pub identity: Identity,
+    /// `[assertion]`.
+    pub assertions: Assertions,
     /// `[log]`.
     pub log: Log,
 }
@@ -294,6 +297,17 @@ pub struct Upstream {
     pub health: Option<Health>,
     /// `[upstream.NAME.tls]`.
     pub tls: UpstreamTls,
+    /// `[upstream.NAME.assertion]`; absent: nothing is signed for it.
+    pub assertion: Option<Assertion>,
+}
+
+/// `[upstream.NAME.assertion]`: what is said of a request is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assertion {
+    /// Whom it is for: `aud`.
+    pub audience: String,
+    /// How long it is good, 1 to 60 s.
+    pub ttl: Duration,
 }
 
 /// `[upstream.NAME.health]`: how servers are probed.
@@ -569,6 +583,15 @@ impl Identity {
     pub fn manages(&self, name: &HeaderName) -> bool {
         crate::http::starts_collapsed(name.as_str(), self.prefix.as_bytes())
     }
+}
+
+/// `[assertion]`: who signs for upstreams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assertions {
+    /// `iss`.
+    pub issuer: Arc<str>,
+    /// The first signs, all are published. Empty: the process makes one for itself.
+    pub keys: Vec<Arc<SigningKey>>,
 }
 
 /// Where an identity header's value comes from.

@@ -21,11 +21,12 @@ use http_body::Body as _;
 use self::deadline::Deadline;
 use self::host::effective_host;
 use self::route::{Miss, Pattern, Routes};
+use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
 use crate::auth::cors::Crossing;
-use crate::auth::{Auth, check};
+use crate::auth::{Auth, check, jwks};
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
 use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
@@ -50,6 +51,8 @@ pub struct Gateway {
     pub identity: Arc<Identity>,
     /// The identity routes.
     pub auth: Option<Auth>,
+    /// What assertions are signed with, if an upstream gets any.
+    pub assertion_keys: Option<Arc<assertion::Keys>>,
     /// `[server]`.
     pub server: config::Server,
     /// Decisions, counted.
@@ -65,6 +68,8 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// How often somebody may ask.
     pub limit: Option<Arc<Limiter>>,
+    /// What is signed for the upstream.
+    pub assertion: Option<Assertion>,
     /// Held metrics.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -283,6 +288,11 @@ impl Worker {
             if let Some(appended) = check::serves(&below) {
                 return Box::pin(gateway.check(auth, appended, trusted, &request, record)).await;
             }
+            if let Some(keys) = gateway.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
+                let mut response = jwks::answer(keys, request.method(), record.time)?;
+                response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
+                return Ok(response);
+            }
             let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
             request.body_mut().count_into(record.count_in());
             let mut response = match crossing.preflight(&request) {
@@ -337,8 +347,9 @@ impl Worker {
             body.count_into(record.count_in());
         }
         let edits = &route.config.request_headers;
-        let vetted =
-            stamp(request, &permit, &Stamp { identity: &gateway.identity, forwarded, keep_authorization, edits })?;
+        let assertion = route.assertion.as_ref().map(|assertion| (assertion, record.time));
+        let identity = &gateway.identity;
+        let vetted = stamp(request, &permit, &Stamp { identity, forwarded, keep_authorization, edits, assertion })?;
 
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };

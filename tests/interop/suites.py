@@ -1,5 +1,6 @@
 """Which suites there are, in the order in which they run."""
 
+import assertion
 import clients
 import forward_auth
 import http2
@@ -18,6 +19,7 @@ ALL = {
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
+    "assertion": assertion.pyjwt,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
     "nginx-before": proxies.nginx_before,

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use portcullis::config::file::{
-    ACCESS, ADMIN, AUTH, CLIENT_CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, LIMITS, LISTENER, LOG, POOL,
-    ROOT, ROUTE, SECRET, SERVER, STORE, UPSTREAM, UPSTREAM_TLS, USER,
+    ACCESS, ADMIN, ASSERTION, AUTH, CLIENT_CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, LIMITS, LISTENER,
+    LOG, POOL, ROOT, ROUTE, SECRET, SERVER, STORE, UPSTREAM, UPSTREAM_ASSERTION, UPSTREAM_TLS, USER,
 };
 use portcullis::config::{self, Access, Loaded, PathPattern, Report, Severity};
 
@@ -89,6 +89,8 @@ fn the_reference_names_every_key() {
         &HEALTH,
         &UPSTREAM_TLS,
         &CLIENT_CERTIFICATE,
+        &UPSTREAM_ASSERTION,
+        &ASSERTION,
     ];
     for shape in shapes.into_iter().chain([&ROUTE, &ACCESS, &AUTH, &IDENTITY, &STORE, &LOG, &SECRET]) {
         for key in shape.keys {

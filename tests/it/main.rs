@@ -1,6 +1,8 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod assertion;
+#[cfg(test)]
 mod balancing;
 #[cfg(test)]
 mod check;

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Pool;
 use crate::config::file::{
-    ACCESS, AUTH, CLIENT_CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape, UPSTREAM,
-    UPSTREAM_TLS, USER,
+    ACCESS, ASSERTION, AUTH, CLIENT_CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape,
+    UPSTREAM, UPSTREAM_ASSERTION, UPSTREAM_TLS, USER,
 };
 
 fn parsed(text: &str) -> Result<Loaded, Report> {
@@ -132,6 +132,7 @@ fn with_key(shape: &Shape, key: &str, value: &str) -> String {
         "a secret" => format!("[pool.main.client_secret]\n{line}"),
         "[upstream.NAME]" => format!("[upstream.app]\n{line}"),
         "[upstream.NAME.health]" => format!("[upstream.app.health]\n{line}"),
+        "[upstream.NAME.assertion]" => format!("[upstream.app.assertion]\n{line}"),
         "[upstream.NAME.tls]" => format!("[upstream.app.tls]\n{line}"),
         "`client`" => format!("[upstream.app.tls.client]\n{line}"),
         "a server" => format!("[[upstream.app.servers]]\n{line}"),
@@ -140,7 +141,7 @@ fn with_key(shape: &Shape, key: &str, value: &str) -> String {
     }
 }
 
-const SHAPES: [&Shape; 21] = [
+const SHAPES: [&Shape; 23] = [
     &ROOT,
     &SERVER,
     &LIMITS,
@@ -162,6 +163,8 @@ const SHAPES: [&Shape; 21] = [
     &HEALTH,
     &UPSTREAM_TLS,
     &CLIENT_CERTIFICATE,
+    &UPSTREAM_ASSERTION,
+    &ASSERTION,
 ];
 
 #[test]

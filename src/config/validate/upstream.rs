@@ -12,6 +12,7 @@ use toml::de::DeValue;
 use crate::config::diagnostic::{Diagnostic, Span, closest};
 use crate::config::file::{CLIENT_CERTIFICATE, ENDPOINT, HEALTH, UPSTREAM, UPSTREAM_TLS};
 use crate::config::section::Section;
+use crate::config::validate::assertion;
 use crate::config::values::{self, Invalid};
 use crate::config::{
     Balance, CertificateFiles, Endpoint, Health, HostHeader, Servers, Transport, Upstream, UpstreamTls,
@@ -44,6 +45,7 @@ fn one(name: &str, section: &Section<'_>) -> Upstream {
         keep_authorization: section.choice("authorization", false, &[("drop", false), ("keep", true)]),
         resolve: section.positive_duration("resolve", Duration::from_secs(30)),
         health: health(section),
+        assertion: assertion::of_upstream(section),
     }
 }
 
