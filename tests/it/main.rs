@@ -35,4 +35,6 @@ mod reload;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;
