@@ -41,6 +41,9 @@ pub enum BodyError {
     /// The route's `timeout` is over.
     #[error("the route's timeout is over")]
     Overdue,
+    /// What the caller was let in with does not hold any more.
+    #[error("the permission ended")]
+    Unpermitted,
 }
 
 /// The body of an answer.

@@ -122,6 +122,7 @@ pub static ROUTE: Shape = Shape {
         "strip_prefix",
         "rewrite",
         "timeout",
+        "stream_grace",
         "body",
         "websocket",
         "limit",

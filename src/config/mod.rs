@@ -451,6 +451,9 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// From the end of the request's head to the last byte of its answer. `None`: no limit.
     pub timeout: Option<Duration>,
+    /// How long an answer may go on after its caller's token has expired, or would be refused for
+    /// another reason. `None`: to its end.
+    pub stream_grace: Option<Duration>,
     /// How often somebody may ask.
     pub limit: Option<Limit>,
     /// What is changed of the request's headers, after all that the gateway does with them itself.

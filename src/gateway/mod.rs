@@ -5,6 +5,7 @@
 
 mod deadline;
 pub mod host;
+mod lifetime;
 mod panic;
 pub mod route;
 
@@ -20,6 +21,7 @@ use http_body::Body as _;
 
 use self::deadline::Deadline;
 use self::host::effective_host;
+use self::lifetime::{Held, Lasting, Life, Register};
 use self::route::{Miss, Pattern, Routes};
 use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
@@ -35,7 +37,7 @@ use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
 use crate::server::{RequestBody, Service};
-use crate::telemetry::access_log::{AccessLog, Path, Record, RecordedBody};
+use crate::telemetry::access_log::{AccessLog, Path, Record};
 use crate::telemetry::metrics::{self, Count, Metrics, RouteMetrics};
 use crate::telemetry::trace::{RequestId, TraceContext};
 use crate::upstream::{self, Connections, Exchange, Timing, Trailers, Upstream};
@@ -224,6 +226,7 @@ impl Decisions {
 pub struct Worker {
     snapshot: RefCell<Cache<Arc<ArcSwap<Gateway>>, Arc<Gateway>>>,
     connections: Rc<Connections>,
+    streams: Register,
     log: AccessLog,
     clock: Clock,
 }
@@ -238,13 +241,14 @@ pub struct Client {
 impl Worker {
     /// A worker that follows `snapshot`. It belongs to the thread that makes it.
     pub fn new(snapshot: Arc<ArcSwap<Gateway>>, log: AccessLog, clock: Clock) -> Self {
-        Self { snapshot: RefCell::new(Cache::new(snapshot)), connections: Rc::default(), log, clock }
+        let snapshot = RefCell::new(Cache::new(snapshot));
+        Self { snapshot, connections: Rc::default(), streams: Register::default(), log, clock }
     }
 
     /// Answers a request; cannot fail.
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<RecordedBody<Body>> {
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Lasting> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
-        let gateway = Arc::clone(self.snapshot.borrow_mut().load());
+        let gateway = self.gateway();
         let answer = {
             let answer = pin!(self.respond(&gateway, &client, request, &mut record));
             panic::caught(answer).await
@@ -253,18 +257,23 @@ impl Worker {
             self.log.metrics().panics.inc();
             Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
         });
-        let response = response.unwrap_or_else(|problem| problem_response(&problem, &mut record));
-        record.answer(response)
+        let (response, held) = response.unwrap_or_else(|problem| (problem_response(&problem, &mut record), None));
+        Lasting::answer(record, response, || held.map(|held| Life::new(self, gateway, held)))
     }
 
-    /// The way of a request, from top to bottom.
+    /// The configuration in force.
+    fn gateway(&self) -> Arc<Gateway> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// The way of a request, from top to bottom. With the answer comes what its caller was let in with.
     async fn respond(
         &self,
         gateway: &Gateway,
         client: &Client,
         mut request: Request<RequestBody>,
         record: &mut Record,
-    ) -> Result<Response<Body>, Problem> {
+    ) -> Result<(Response<Body>, Option<Held>), Problem> {
         let head = request.headers();
         let trusted = is_trusted(client.info.peer.ip(), &gateway.server.trusted_proxies);
         if trusted {
@@ -286,7 +295,8 @@ impl Worker {
             let below = below.to_owned();
             record.route = Some(Arc::clone(auth.metrics_of(&below)));
             if let Some(appended) = check::serves(&below) {
-                return Box::pin(gateway.check(auth, appended, trusted, &request, record)).await;
+                let response = Box::pin(gateway.check(auth, appended, trusted, &request, record)).await?;
+                return Ok((response, None));
             }
             if let Some(keys) = gateway.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
                 let mut response = jwks::answer(keys, request.method(), record.time)?;
@@ -305,7 +315,7 @@ impl Worker {
                 }
             };
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-            return Ok(response);
+            return Ok((response, None));
         }
 
         let route = gateway.routes.find(&host.name, &path, request.method())?;
@@ -356,13 +366,13 @@ impl Worker {
         let answer = vetted.send(upstream, &self.connections, &exchange, &mut timing.timing);
         let mut response = deadline.before(pin!(answer)).await?;
         route.config.response_headers.apply(response.headers_mut());
-        Ok(deadline.watch(response))
+        Ok((deadline.watch(response), Held::new(permit, route.config.stream_grace)))
     }
 }
 
 impl Service for Worker {
     type Client = Client;
-    type Body = RecordedBody<Body>;
+    type Body = Lasting;
 
     fn connected(&self, info: ConnInfo) -> Client {
         Client { hop: Hop::new(info.peer, info.local), info }
@@ -383,13 +393,13 @@ impl Service for Worker {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &nothing);
         record.path = Path::default();
         let response = problem_response(&refusal.into(), &mut record);
-        record.answer(response)
+        Lasting::answer(record, response, || None)
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
         let response = problem_response(&refusal.into(), &mut record);
-        record.answer(response)
+        Lasting::answer(record, response, || None)
     }
 }
 

@@ -37,4 +37,6 @@ mod reload;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;
