@@ -15,6 +15,7 @@ mod forward;
 mod health;
 mod http1;
 mod probe;
+mod replay;
 mod request;
 mod resolve;
 mod response;

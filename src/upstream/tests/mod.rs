@@ -4,6 +4,7 @@
 //! server sees it, a [`Gate`] an upstream with the connections of one worker. A test lets
 //! `gate.forward(..)` and the server's lines run side by side with `tokio::join!`.
 
+mod again;
 mod early;
 mod failures;
 mod framing;
