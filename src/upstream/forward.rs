@@ -12,12 +12,14 @@ use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
 use super::connect::connect;
-use super::connections::{Claim, Connections, Link};
+use super::connections::Connections;
 use super::error::{Error, Invalid};
 use super::health::Event;
 use super::http1::{Broken, Failure, Pump};
 use super::request::{self, Outgoing, Upload};
 use super::response::{self, Rest};
+use super::server::{Claim, Link};
+use super::waiting::{Way, way};
 use super::{Backend, Exchange, Target, Timing, Upstream, whoami};
 use crate::http::{Body, BodyError};
 
@@ -85,7 +87,15 @@ where
             let link = match kept {
                 Some(link) => Ok(link),
                 None => {
-                    let link = Box::pin(connect(backend, upstream.config.connect)).await;
+                    let (within, idle) = (upstream.config.connect, upstream.config.idle);
+                    let link = match way(server, now + within, idle, sure).await {
+                        Ok(Way::Kept(link)) => Ok(link),
+                        Ok(Way::New(slot)) => Box::pin(connect(backend, within, slot)).await,
+                        Err(error) => {
+                            backend.tally.failed(error.reason());
+                            return Err(error);
+                        }
+                    };
                     // The wait for the answer does not begin before there is a connection.
                     now = Instant::now();
                     link

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod balancing;
 #[cfg(test)]
+mod caps;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod config;

@@ -143,6 +143,7 @@ impl Gate {
             connect: Duration::from_secs(5),
             response_head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
+            connections: 0,
             retries: 1,
             keep_authorization: false,
             resolve: Duration::from_secs(30),
