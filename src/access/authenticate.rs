@@ -43,7 +43,7 @@ impl Authenticator {
 
     /// What the request shows of its sender. Waits only for a key that nobody has asked for yet.
     pub async fn credential(&self, headers: &HeaderMap, now: Timestamp) -> Credential {
-        let token = match bearer(headers) {
+        let token = match sent(headers) {
             Ok(Some(token)) => token,
             Ok(None) => return Credential::Absent,
             Err(refusal) => return Credential::Refused(refusal),
@@ -58,7 +58,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// Why the token is not good.
-    pub async fn principal(&self, token: &str, now: Timestamp) -> Result<Arc<Principal>, Error> {
+    pub async fn principal(&self, token: &[u8], now: Timestamp) -> Result<Arc<Principal>, Error> {
         let cached = self.cache.get(token).map(|known| (known.verified.still_good(now), known));
         let principal = match cached {
             Some((Ok(()), known)) => {
@@ -68,7 +68,7 @@ impl Authenticator {
             // A key that was withdrawn may be back, and a stale set may be fresh again: ask anew.
             None | Some((Err(Error::KeysUnavailable | Error::Refused(Reason::UnknownKey)), _)) => {
                 self.misses.inc();
-                let verified = Box::pin(self.verifier.verify(token, now, KEY_WAIT)).await?;
+                let verified = Box::pin(self.verifier.verify(text(token)?, now, KEY_WAIT)).await?;
                 let principal = Arc::new(self.prepare(verified));
                 self.cache.insert(token, Arc::clone(&principal), PRINCIPAL_BYTES);
                 principal
@@ -96,20 +96,28 @@ impl Authenticator {
 /// # Errors
 /// When there is another credential, or more than one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    sent(headers)?.map(text).transpose().map_err(Refusal::Token)
+}
+
+/// The same as it was sent. That it is text is for the verifier to find out, once for each token.
+fn sent(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     let Some(value) = single(headers, &AUTHORIZATION).map_err(|_ambiguous| Refusal::Ambiguous)? else {
         return Ok(None);
     };
-    let malformed = Refusal::Token(Error::Refused(Reason::Malformed));
-    // What else is no token is for the verifier to find out, once for each token.
-    let text = std::str::from_utf8(value.as_bytes()).ok().filter(|text| text.is_ascii()).ok_or(malformed)?;
-    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
+    let value = value.as_bytes();
+    let (scheme, token) = value.split_at(memchr::memchr(b' ', value).unwrap_or(value.len()));
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
         return Err(Refusal::Scheme);
     }
-    match token.trim_matches(' ') {
-        "" => Err(malformed),
+    match token.trim_ascii() {
+        b"" => Err(Refusal::Token(Reason::Malformed.into())),
         token => Ok(Some(token)),
     }
+}
+
+/// A token has no other characters than ASCII.
+fn text(token: &[u8]) -> Result<&str, Error> {
+    std::str::from_utf8(token).ok().filter(|token| token.is_ascii()).ok_or(Error::Refused(Reason::Malformed))
 }
 
 /// The credential of a request that nobody asks for one: a bad token does no harm there and a good
@@ -150,7 +158,7 @@ mod tests {
         }
 
         fn ask(&self, token: &str, now: Timestamp) -> Result<Arc<Principal>, Error> {
-            now_or_never(self.authenticator.principal(token, now))
+            now_or_never(self.authenticator.principal(token.as_bytes(), now))
         }
 
         fn hits_and_misses(&self) -> (u64, u64) {
@@ -241,7 +249,7 @@ mod tests {
         let (setup, token) = (Setup::new(), good());
         setup.ask(&token, NOW).unwrap();
         setup.keys.refresh_fixed(&testing::jwks(&["k2"]), NOW);
-        assert_eq!(setup.authenticator.principal(&token, NOW).await.unwrap_err(), Reason::UnknownKey.into());
+        assert_eq!(setup.authenticator.principal(token.as_bytes(), NOW).await.unwrap_err(), Reason::UnknownKey.into());
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,7 +258,7 @@ mod tests {
         setup.ask(&token, NOW).unwrap();
         let stale = NOW.after(testing::pool().keys.stale + Duration::from_secs(1));
         tokio::time::advance(testing::pool().keys.stale).await;
-        let outcome = setup.authenticator.principal(&token, stale).await;
+        let outcome = setup.authenticator.principal(token.as_bytes(), stale).await;
         assert_eq!(outcome.unwrap_err(), Error::KeysUnavailable, "never open, and not a verdict on the token");
     }
 
@@ -281,7 +289,7 @@ mod tests {
             (b"Bearer", malformed),
             (b"Bearer ", malformed),
             (b"Bearer \xc3\xa4", malformed),
-            (b"\xff", malformed),
+            (b"\xff", Err(Refusal::Scheme)),
             (b"Basic ZGVtbzpkZW1v", Err(Refusal::Scheme)),
             (b"Bearer\ta", Err(Refusal::Scheme)),
             (b"Bearer:a", Err(Refusal::Scheme)),

@@ -33,6 +33,9 @@ const RESTED: Duration = Duration::from_millis(1);
 /// a load balancer's set of servers.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
+/// A connection that was not used for this long gives back the memory that it reads into.
+const UNUSED: Duration = Duration::from_secs(1);
+
 /// What one worker knows of one server.
 pub(super) struct Server {
     upstream: Arc<str>,
@@ -143,8 +146,8 @@ impl Server {
         std::mem::replace(&mut link.generation, generation) == generation || resolved.contains(address)
     }
 
-    /// Drops what is expired, closed, or says something unasked; the time at which the next one
-    /// expires. `cx` is woken when another one closes.
+    /// Drops what is expired, closed, or says something unasked; the time at which there is more to
+    /// be done. `cx` is woken when another one closes.
     fn sweep(&self, now: Instant, cx: &mut Context<'_>) -> Option<Instant> {
         self.member.watched_by(cx.waker());
         let mut idle = self.idle.borrow_mut();
@@ -154,7 +157,14 @@ impl Server {
         idle.drain(..needed);
         idle.retain(|kept| kept.until > now && kept.link.connection.is_quiet(cx, false));
         self.idle_level.dec_by(i64::try_from(before - idle.len()).unwrap_or_default());
-        idle.iter().map(|kept| kept.until).min()
+        let next = idle.iter_mut().map(|kept| match kept.since + UNUSED {
+            soon if soon > now => soon.min(kept.until),
+            _past => {
+                kept.link.connection.rest();
+                kept.until
+            }
+        });
+        next.min()
     }
 
     /// Keeps a connection for another request, for at most `idle`, unless bytes came that nobody
@@ -164,7 +174,6 @@ impl Server {
         if !self.leads_here(&mut link) || now >= link.born + MAX_AGE {
             return;
         }
-        link.connection.rest();
         let reaper = self.reaper.borrow();
         let waker = reaper.as_ref().unwrap_or(Waker::noop());
         if !link.connection.is_quiet(&mut Context::from_waker(waker), false) {
