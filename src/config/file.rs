@@ -343,7 +343,6 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&LISTENER, "tls", All, "[listener.tls]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
-    unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
     unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),

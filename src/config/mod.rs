@@ -287,6 +287,8 @@ pub struct Upstream {
     pub response_head: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
+    /// Connections to each server, over all workers. 0: any number.
+    pub connections: usize,
     /// How often a request that was never sent, or is idempotent, is tried again.
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.

@@ -301,7 +301,7 @@ impl Worker {
             if let Some(keys) = gateway.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
                 let mut response = jwks::answer(keys, request.method(), record.time)?;
                 response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-                return Ok(response);
+                return Ok((response, None));
             }
             let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
             request.body_mut().count_into(record.count_in());

@@ -5,6 +5,8 @@ mod assertion;
 #[cfg(test)]
 mod balancing;
 #[cfg(test)]
+mod caps;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod config;
