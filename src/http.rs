@@ -12,6 +12,10 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use ipnet::IpNet;
 
+mod transport;
+
+pub use transport::{HostNames, TlsSession, Transport, Zone};
+
 /// What is known of a client's connection before its first request.
 #[derive(Clone, Debug)]
 pub struct ConnInfo {
@@ -21,6 +25,8 @@ pub struct ConnInfo {
     pub local: SocketAddr,
     /// The listener, for metrics: its address as the file has it.
     pub listener: Arc<str>,
+    /// What the bytes of the connection travel in.
+    pub transport: Transport,
 }
 
 /// Why a body ended before its end.

@@ -157,7 +157,10 @@ impl<B> Vetted<B> {
 fn is_ours(name: &HeaderName) -> bool {
     let text = name.as_str();
     // Nearly every header ends here: the names below begin with one of these letters.
-    if !matches!(text.as_bytes().first().copied().map(collapse), Some(b'c' | b'f' | b'k' | b'p' | b't' | b'u' | b'x')) {
+    if !matches!(
+        text.as_bytes().first().copied().map(collapse),
+        Some(b'c' | b'f' | b'k' | b'p' | b's' | b't' | b'u' | b'x')
+    ) {
         return false;
     }
     // The spelling `Transfer_Encoding` is one that proxies pass and CGI servers fold.
@@ -168,7 +171,9 @@ fn is_ours(name: &HeaderName) -> bool {
 
 /// Names that only the gateway sets, or that make a backend see another request than was decided on.
 /// Whoever sends the request frames it anew, so that no true `Content-Length` is lost here.
-const OURS: [&str; 11] = [
+const OURS: [&str; 14] = [
+    "client-cert",
+    "client-cert-chain",
     "content-length",
     "forwarded",
     "proxy",
@@ -179,10 +184,13 @@ const OURS: [&str; 11] = [
     "x-method-override",
     "x-real-ip",
     "x-request-id",
+    "x-client-cert",
     "x-client-ip",
 ];
 
-const OUR_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-"];
+// `X-SSL-…` and `SSL-…` are how others pass on what a client's certificate says.
+const OUR_PREFIXES: [&str; 6] =
+    ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-", "x-ssl-client-", "ssl-client-"];
 
 /// Several `Cookie` lines are one list (RFC 6265 §5.4); backends that take the first or the last
 /// line would see different ones.

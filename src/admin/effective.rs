@@ -10,15 +10,16 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, ClaimSource, Config, Embedded, Flow, HostHeader, HostPattern, Identity, Keys, Limits,
-    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream,
+    Access, Admin, Auth, Certificate, ClaimSource, ClientAuth, ClientCa, Config, Embedded, Flow, HostHeader,
+    HostPattern, Identity, Keys, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server,
+    Servers, Tls, TlsVersion, TokenUse, Upstream,
 };
 
 /// The configuration of this generation, without its secrets.
 pub fn config(config: &Config, generation: u64) -> Value {
     let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, log } = config;
     let Admin { address } = admin;
-    let listeners: Vec<_> = listeners.iter().map(|Listener { address }| json!({ "address": address })).collect();
+    let listeners: Vec<_> = listeners.iter().map(show_listener).collect();
     let pools: Map<_, _> = pools.iter().map(|pool| (pool.name.to_string(), show_pool(pool))).collect();
     let upstreams: Map<_, _> = upstreams.iter().map(|one| (one.name.to_string(), show_upstream(one))).collect();
     json!({
@@ -43,13 +44,14 @@ pub fn routes(config: &Config) -> Value {
 
 fn show_server(server: &Server) -> Value {
     let Server { workers, drain, trusted_proxies, limits } = server;
-    let Limits { connections, request_head, idle, head_size, headers, body, body_stall } = limits;
+    let Limits { connections, handshake, request_head, idle, head_size, headers, body, body_stall } = limits;
     json!({
         "workers": workers,
         "drain": duration(*drain),
         "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "limits": {
             "connections": connections,
+            "handshake": duration(*handshake),
             "request_head": duration(*request_head),
             "idle": duration(*idle),
             "head_size": head_size,
@@ -57,6 +59,30 @@ fn show_server(server: &Server) -> Value {
             "body": body.unwrap_or(0),
             "body_stall": duration(*body_stall),
         },
+    })
+}
+
+fn show_listener(listener: &Listener) -> Value {
+    let Listener { address, tls } = listener;
+    json!({ "address": address, "tls": tls.as_ref().map(show_tls) })
+}
+
+fn show_tls(tls: &Tls) -> Value {
+    let Tls { certificates, client_auth, min_version, redirect_http_from } = tls;
+    let certificate = |Certificate { chain, key, place: _ }: &Certificate| json!({ "chain": chain, "key": key });
+    json!({
+        "certificates": certificates.iter().map(certificate).collect::<Vec<_>>(),
+        "client_ca": client_auth.authorities().map(|ClientCa { path, place: _ }| path),
+        "client_auth": match client_auth {
+            ClientAuth::Off => "off",
+            ClientAuth::Optional(_) => "optional",
+            ClientAuth::Required(_) => "required",
+        },
+        "min_version": match min_version {
+            TlsVersion::V1_2 => "1.2",
+            TlsVersion::V1_3 => "1.3",
+        },
+        "redirect_http_from": redirect_http_from,
     })
 }
 
@@ -220,7 +246,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Endpoint, PoolId};
+    use crate::config::{Endpoint, Place, PoolId};
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -271,8 +297,17 @@ mod tests {
             keep_encoded_slashes: false,
             line: 12,
         };
+        let ca = ClientCa { path: "tls/clients.pem".into(), place: Place::default() };
+        let site = Certificate { chain: "site.pem".into(), key: "site.key".into(), place: Place::default() };
+        let tls = Tls {
+            certificates: vec![site],
+            client_auth: ClientAuth::Required(ca),
+            min_version: TlsVersion::V1_3,
+            redirect_http_from: None,
+        };
         let limits = Limits {
             connections: 20_000,
+            handshake: seconds(10),
             request_head: seconds(10),
             idle: seconds(75),
             head_size: 32 << 10,
@@ -283,7 +318,7 @@ mod tests {
         Config {
             source: "config/portcullis.toml".into(),
             server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
-            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into() }],
+            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into(), tls: Some(tls) }],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],
             upstreams: vec![Arc::new(upstream)],
@@ -309,6 +344,13 @@ mod tests {
         let shown = config(&example(), 3);
         assert_eq!(shown["generation"], 3);
         assert_eq!(shown["server"]["limits"]["idle"], "75s");
+        assert_eq!(
+            shown["listener"][0]["tls"],
+            json!({
+                "certificates": [{ "chain": "site.pem", "key": "site.key" }], "client_ca": "tls/clients.pem",
+                "client_auth": "required", "min_version": "1.3", "redirect_http_from": null,
+            })
+        );
         assert_eq!(shown["pool"]["main"]["keys"]["stale"], "24h");
         assert_eq!(shown["pool"]["main"]["id"], "eu-west-1_AbC123xyz");
         assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000"]));

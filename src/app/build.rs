@@ -16,6 +16,7 @@ use crate::config::{self, Config};
 use crate::gateway::route::Routes;
 use crate::gateway::{Decisions, Gateway, Route};
 use crate::outbound;
+use crate::server::tls::Tls;
 use crate::store::Memory;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::token::Verifier;
@@ -36,6 +37,7 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) key_sets: Vec<(Arc<config::Pool>, KeySet)>,
     pub(super) revoked: Arc<Memory>,
+    pub(super) tls: Arc<Tls>,
     #[cfg(feature = "devpool")]
     pub(super) devpools: Vec<devpool::Server>,
 }
@@ -61,6 +63,7 @@ impl Parts {
 /// configuration.
 pub(super) fn build(
     mut config: Config,
+    tls: Arc<Tls>,
     clock: &Clock,
     metrics: &Arc<Metrics>,
     control: &Handle,
@@ -116,6 +119,7 @@ pub(super) fn build(
         config,
         key_sets,
         revoked,
+        tls,
         #[cfg(feature = "devpool")]
         devpools,
     };

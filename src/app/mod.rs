@@ -4,7 +4,7 @@ mod build;
 mod views;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -19,7 +19,8 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
-use crate::server::{ConnectionLimits, Lifecycle, Patience, Workers, bind};
+use crate::server::tls::{self, Tls};
+use crate::server::{ConnectionLimits, Entrance, Lifecycle, Patience, Workers, bind};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LAST_LINES, LogLevel};
@@ -58,6 +59,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Certificates, keys or authorities of listeners are no good.
+    #[error("{}", list(.0))]
+    Tls(Vec<tls::Error>),
     /// The embedded pool did not start.
     #[cfg(feature = "devpool")]
     #[error("the embedded user pool `{name}` did not start")]
@@ -94,6 +98,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct App {
     listeners: Vec<SocketAddr>,
+    redirects: Vec<SocketAddr>,
     admin: SocketAddr,
     parts: Arc<Parts>,
     workers: Option<Workers>,
@@ -117,13 +122,11 @@ impl App {
         metrics.config_generation.set(GENERATION.cast_signed());
 
         // Everything that can be taken by another process is asked for first.
-        let mut listeners = Vec::new();
-        for (index, listener) in config.listeners.iter().enumerate() {
-            let address = listener.address;
-            let failed = |source| StartError::Bind { what: format!("listener {}", index + 1), address, source };
-            let socket = bind(address).map_err(failed)?;
-            listeners.push((socket.local_addr().map_err(failed)?, socket));
+        let tls = Arc::new(Tls::load(&config.listeners).map_err(StartError::Tls)?);
+        for expired in tls.expired(clock.now()) {
+            tracing::warn!(error = %expired, "clients will not like this");
         }
+        let entrances = bind_listeners(&config.listeners, &tls)?;
         let address = config.admin.address;
         let admin =
             Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
@@ -131,7 +134,7 @@ impl App {
         let control = Control::start().map_err(StartError::Thread)?;
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;
         let (lifecycle, lifecycle_seen) = watch::channel(Lifecycle::Running);
-        let (gateway, parts) = build::build(config, &clock, &metrics, &control.handle)?;
+        let (gateway, parts) = build::build(config, tls, &clock, &metrics, &control.handle)?;
         let server = gateway.server.clone();
         let snapshot = Arc::new(ArcSwap::from_pointee(gateway));
 
@@ -142,15 +145,21 @@ impl App {
         let workers = Workers::start(server.workers, connection_limits(&server.limits), &lifecycle_seen, make_worker)
             .map_err(StartError::Thread)?;
         let parts = Arc::new(parts);
-        let mut addresses = Vec::new();
+        let (mut listeners, mut redirects) = (Vec::new(), Vec::new());
         {
             let _control = control.handle.enter();
-            for (address, socket) in listeners {
+            for (address, socket, entrance) in entrances {
+                match entrance {
+                    Entrance::Redirect(_) => redirects.push(address),
+                    Entrance::Plain | Entrance::Tls(_) => listeners.push(address),
+                }
                 let most = server.limits.connections;
-                let accept = workers.accept(socket, most, &metrics, lifecycle_seen.clone());
+                let accept = workers.accept(socket, entrance, most, &metrics, lifecycle_seen.clone());
                 control.handle.spawn(accept.map_err(StartError::Thread)?);
-                addresses.push(address);
             }
+        }
+        if !parts.tls.endpoints().is_empty() {
+            control.handle.spawn(Arc::clone(&parts.tls).watch(clock.clone()));
         }
         let admin_address = admin.address();
         let views = views::views(Arc::clone(&parts), metrics, lifecycle_seen, clock, log_level);
@@ -165,7 +174,8 @@ impl App {
             tracing::warn!("the keys of a user pool cannot be had yet; tokens that need them are answered with 503");
         }
         Ok(Self {
-            listeners: addresses,
+            listeners,
+            redirects,
             admin: admin_address,
             parts,
             workers: Some(workers),
@@ -179,6 +189,11 @@ impl App {
     /// Where clients connect, in the order of the configuration, with real ports.
     pub fn listeners(&self) -> &[SocketAddr] {
         &self.listeners
+    }
+
+    /// Where clients are sent to `https`, in the order of the configuration, with real ports.
+    pub fn redirects(&self) -> &[SocketAddr] {
+        &self.redirects
     }
 
     /// Where the operator connects.
@@ -248,9 +263,44 @@ fn wait_for_drain(workers: &Workers, drain: Duration, hurry: &Receiver<()>) -> E
     Ended::Drained
 }
 
+/// Binds the addresses of all listeners, and those of their redirects.
+fn bind_listeners(
+    listeners: &[config::Listener],
+    tls: &Tls,
+) -> Result<Vec<(SocketAddr, TcpListener, Entrance)>, StartError> {
+    let mut bound = Vec::new();
+    let mut endpoints = tls.endpoints().iter();
+    for (index, listener) in listeners.iter().enumerate() {
+        let what = format!("listener {}", index + 1);
+        let (address, socket) = bind_one(listener.address, &what)?;
+        let entrance = match listener.tls.as_ref().and_then(|_| endpoints.next()) {
+            Some(endpoint) => Entrance::Tls(Arc::clone(endpoint)),
+            None => Entrance::Plain,
+        };
+        bound.push((address, socket, entrance));
+        if let Some(from) = listener.tls.as_ref().and_then(|tls| tls.redirect_http_from) {
+            let (from, socket) = bind_one(from, &format!("{what}, redirect_http_from"))?;
+            bound.push((from, socket, Entrance::Redirect(address.port())));
+        }
+    }
+    Ok(bound)
+}
+
+fn bind_one(address: SocketAddr, what: &str) -> Result<(SocketAddr, TcpListener), StartError> {
+    let failed = |source| StartError::Bind { what: what.to_owned(), address, source };
+    let socket = bind(address).map_err(failed)?;
+    Ok((socket.local_addr().map_err(failed)?, socket))
+}
+
+/// Errors, one after the other.
+fn list(errors: &[tls::Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 fn connection_limits(limits: &config::Limits) -> ConnectionLimits {
     ConnectionLimits {
         head: HeadLimits { bytes: limits.head_size, lines: limits.headers },
+        handshake: limits.handshake,
         patience: Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall },
     }
 }

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Servers};
 use crate::server::Lifecycle;
 use crate::telemetry::LogLevel;
-use crate::telemetry::metrics::{Metrics, Pool};
+use crate::telemetry::metrics::{Certificate, Metrics, Pool};
 
 pub(super) fn views(
     parts: Arc<Parts>,
@@ -35,7 +35,14 @@ pub(super) fn views(
             let parts = Arc::clone(&parts);
             Box::new(move || {
                 // These change while nothing happens.
-                parts.revoked.sweep(clock.now());
+                let now = clock.now();
+                parts.revoked.sweep(now);
+                // A certificate that was replaced may have had another name.
+                metrics.tls_certificate_expiry_seconds.clear();
+                for (name, end) in parts.tls.expiries() {
+                    let gauge = metrics.tls_certificate_expiry_seconds.get_or_create_owned(&Certificate::new(name));
+                    gauge.set(end.seconds() - now.seconds());
+                }
                 for (pool, keys) in &parts.key_sets {
                     let age = keys.status().age_seconds.unwrap_or_default();
                     let gauge = metrics.jwks_age_seconds.get_or_create_owned(&Pool::new(Arc::clone(&pool.name)));

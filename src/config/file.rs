@@ -41,6 +41,13 @@ pub static LIMITS: Shape = Shape {
 };
 /// `[[listener]]`.
 pub static LISTENER: Shape = Shape { place: "[[listener]]", keys: &["address", "proxy_protocol", "h2c", "tls"] };
+/// `[listener.tls]`.
+pub static TLS: Shape = Shape {
+    place: "[listener.tls]",
+    keys: &["certificates", "client_ca", "client_auth", "min_version", "redirect_http_from"],
+};
+/// One of `certificates` there.
+pub static CERTIFICATE: Shape = Shape { place: "a certificate", keys: &["chain", "key"] };
 /// `[admin]`.
 pub static ADMIN: Shape = Shape { place: "[admin]", keys: &["address"] };
 /// `[pool.NAME]`.
@@ -166,6 +173,25 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&LISTENER, "addr", "`address`"),
     (&LISTENER, "port", "`address`, an IP address with the port"),
     (&LISTENER, "host", "`address`, an IP address with the port"),
+    (&TLS, "certificate", "`certificates`, a list of { chain, key }"),
+    (&TLS, "certs", "`certificates`, a list of { chain, key }"),
+    (&TLS, "cert", "`certificates`, a list of { chain, key }"),
+    (&TLS, "ssl_certificate", "`certificates`, a list of { chain, key }"),
+    (&TLS, "chain", "`certificates`, a list of { chain, key }"),
+    (&TLS, "key", "`certificates`, a list of { chain, key }"),
+    (&TLS, "ca", "`client_ca`"),
+    (&TLS, "ssl_client_certificate", "`client_ca`"),
+    (&TLS, "ssl_verify_client", "`client_auth`"),
+    (&TLS, "verify_client", "`client_auth`"),
+    (&TLS, "min_tls_version", "`min_version`"),
+    (&TLS, "versions", "`min_version`"),
+    (&TLS, "ssl_protocols", "`min_version`"),
+    (&TLS, "redirect", "`redirect_http_from`"),
+    (&CERTIFICATE, "cert", "`chain`"),
+    (&CERTIFICATE, "certificate", "`chain`"),
+    (&CERTIFICATE, "fullchain", "`chain`"),
+    (&CERTIFICATE, "private_key", "`key`"),
+    (&CERTIFICATE, "privkey", "`key`"),
     (&ADMIN, "listen", "`address`"),
     (&ADMIN, "bind", "`address`"),
     (&ADMIN, "port", "`address`, an IP address with the port"),
@@ -276,12 +302,10 @@ use Refused::{All, AllBut, Starting};
 const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "session", All, "[session]"),
     unavailable(&ROOT, "trace", All, "[trace]"),
-    unavailable(&LIMITS, "handshake", AllBut(&["\"10s\""]), "`handshake`"),
     unavailable(&LIMITS, "h2_streams", AllBut(&["128"]), "`h2_streams`"),
     unavailable(&LISTENER, "address", Starting("unix:"), "a listener on a unix socket"),
     unavailable(&LISTENER, "proxy_protocol", AllBut(&["false"]), "`proxy_protocol`"),
     unavailable(&LISTENER, "h2c", AllBut(&["false"]), "`h2c`"),
-    unavailable(&LISTENER, "tls", All, "[listener.tls]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
     unavailable(&UPSTREAM, "servers", Starting("unix:"), "an upstream on a unix socket"),
     unavailable(&UPSTREAM, "servers", Starting("https://"), "TLS to upstreams"),

@@ -5,6 +5,7 @@
 
 pub mod host;
 mod panic;
+mod redirect;
 pub mod route;
 
 use std::cell::RefCell;
@@ -24,7 +25,7 @@ use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, HostPattern, PathPattern};
-use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
+use crate::http::{Body, ConnInfo, Transport, client_addr, first, is_trusted};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
@@ -130,6 +131,7 @@ impl Worker {
     /// Answers a request; cannot fail.
     async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<RecordedBody<Body>> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
+        record.tls = client.info.transport.tls().map(|session| session.version);
         let gateway = Arc::clone(self.snapshot.borrow_mut().load());
         let answer = {
             let answer = pin!(self.respond(&gateway, &client, request, &mut record));
@@ -164,6 +166,12 @@ impl Worker {
             return Err(Problem { close: true, allow, ..refused });
         }
         let host = effective_host(request.uri(), head)?;
+        match &client.info.transport {
+            Transport::Plain => {}
+            Transport::Tls(session) if session.zone.contains(&host.name) => {}
+            Transport::Tls(_) => return Err(Problem::from(Code::Misdirected).because("tls_zone")),
+            Transport::Redirect(port) => return redirect::to_https(&host, *port, request.uri(), record.request_id),
+        }
         let path = path::normalize(request.uri().path())?;
 
         if let Some(auth) = &gateway.auth
@@ -233,7 +241,7 @@ impl Service for Worker {
     type Body = RecordedBody<Body>;
 
     fn connected(&self, info: ConnInfo) -> Client {
-        Client { hop: Hop::new(info.peer, info.local), info }
+        Client { hop: Hop::new(info.peer, info.local, &info.transport), info }
     }
 
     fn call(
@@ -250,6 +258,7 @@ impl Service for Worker {
         *nothing.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &nothing);
         record.path = Path::default();
+        record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
         record.answer(response)
     }

@@ -54,6 +54,8 @@ pub struct ConnectionLimits {
     pub head: HeadLimits,
     /// The time things may take.
     pub patience: Patience,
+    /// The time a TLS handshake may take.
+    pub handshake: Duration,
 }
 
 /// How the process is doing. Each step is final.

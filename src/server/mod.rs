@@ -4,9 +4,10 @@ mod body;
 mod connection;
 pub mod framing;
 mod io;
+pub mod tls;
 mod worker;
 
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use io::Patience;
-pub use worker::{Workers, bind};
+pub use worker::{Entrance, Workers, bind};

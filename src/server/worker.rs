@@ -1,7 +1,7 @@
 //! The data plane: threads that each keep their connections for life.
 //!
 //! One accept loop per listener hands a new connection to the worker with the fewest. From then on
-//! everything about it (HTTP, upstream connections, buffers) stays on that thread, so nothing there
+//! everything about it (TLS, HTTP, upstream connections, buffers) stays on that thread, so nothing there
 //! needs a lock or a wake-up from another core.
 
 use std::io;
@@ -13,12 +13,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::connection::{ConnectionLimits, Lifecycle, Service, send_last, serve};
 use super::framing::Refusal;
-use crate::http::ConnInfo;
+use super::tls::Endpoint;
+use crate::http::{ConnInfo, Transport};
 use crate::telemetry::metrics::{Level, Listener, Metrics};
 
 /// Connections that the kernel holds until they are accepted.
@@ -29,6 +31,17 @@ const BACKLOG: i32 = 4096;
 pub struct Workers {
     slots: Arc<[Slot]>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// What a listener does with its connections.
+#[derive(Clone, Debug)]
+pub enum Entrance {
+    /// Serves them as they are.
+    Plain,
+    /// Shakes hands first.
+    Tls(Arc<Endpoint>),
+    /// Sends every client to `https` at this port.
+    Redirect(u16),
 }
 
 /// A worker, seen from the accept loops.
@@ -43,6 +56,8 @@ struct Slot {
 struct Accepted {
     stream: TcpStream,
     info: ConnInfo,
+    /// Whom to shake hands as.
+    tls: Option<Arc<Endpoint>>,
     /// The most connections there may be are already open: it only gets to hear so.
     overloaded: bool,
     place: Place,
@@ -108,6 +123,7 @@ impl Workers {
     pub fn accept(
         &self,
         listener: TcpListener,
+        entrance: Entrance,
         most: usize,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
@@ -117,6 +133,12 @@ impl Workers {
         let name: Arc<str> = local.to_string().into();
         let gauge = metrics.connections.get_or_create_owned(&Listener::new(Arc::clone(&name)));
         let slots = Arc::clone(&self.slots);
+        let (transport, tls) = match entrance {
+            // It is `Tls` when hands have been shaken.
+            Entrance::Tls(endpoint) => (Transport::Plain, Some(endpoint)),
+            Entrance::Plain => (Transport::Plain, None),
+            Entrance::Redirect(port) => (Transport::Redirect(port), None),
+        };
         let listener = tokio::net::TcpListener::from_std(listener)?;
         Ok(async move {
             loop {
@@ -128,8 +150,9 @@ impl Workers {
                 };
                 match accepted {
                     Ok((stream, peer)) => {
-                        let info = ConnInfo { peer, local, listener: Arc::clone(&name) };
-                        hand_over(&slots, stream, info, most, gauge.clone());
+                        let transport = transport.clone();
+                        let info = ConnInfo { peer, local, listener: Arc::clone(&name), transport };
+                        hand_over(&slots, (stream, info, tls.clone()), most, gauge.clone());
                     }
                     Err(error) => {
                         tracing::warn!(%error, listener = %name, "a connection could not be accepted");
@@ -180,14 +203,19 @@ fn open(slots: &[Slot]) -> usize {
 }
 
 /// Gives a connection to the worker with the fewest.
-fn hand_over(slots: &[Slot], stream: TcpStream, info: ConnInfo, most: usize, gauge: Level) {
+fn hand_over(
+    slots: &[Slot],
+    (stream, info, tls): (TcpStream, ConnInfo, Option<Arc<Endpoint>>),
+    most: usize,
+    gauge: Level,
+) {
     let overloaded = open(slots) >= most;
     let Some(slot) = slots.iter().min_by_key(|slot| slot.open.load(Ordering::Relaxed)) else { return };
     slot.open.fetch_add(1, Ordering::Relaxed);
     gauge.inc();
     let place = Place { open: Arc::clone(&slot.open), gauge };
     // A worker that is gone is one that stops: the connection closes with the message.
-    slot.inbox.send(Accepted { stream, info, overloaded, place }).unwrap_or_default();
+    slot.inbox.send(Accepted { stream, info, tls, overloaded, place }).unwrap_or_default();
 }
 
 /// One worker's life.
@@ -231,20 +259,48 @@ async fn begin<S: Service>(
     limits: ConnectionLimits,
     lifecycle: watch::Receiver<Lifecycle>,
 ) {
-    let Accepted { stream, info, overloaded, place } = accepted;
+    let Accepted { stream, mut info, tls, overloaded, place } = accepted;
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-    match stream {
-        Err(error) => tracing::debug!(%error, "a connection was gone before it began"),
-        Ok(mut stream) if overloaded => {
-            let client = service.connected(info);
-            let answer = service.refuse(&client, Refusal::Overloaded);
-            // It must not hold a place for long: there are none.
-            let last = tokio::time::timeout(Duration::from_millis(200), send_last(&mut stream, answer)).await;
-            tracing::debug!(told = last.is_ok(), "too many connections");
+    match (stream, tls) {
+        (Err(error), _) => tracing::debug!(%error, "a connection was gone before it began"),
+        (Ok(stream), None) if overloaded => turn_away(stream, info, &*service).await,
+        (Ok(stream), None) => serve(stream, info, service, limits, lifecycle).await,
+        (Ok(stream), Some(endpoint)) => {
+            let deadline = if overloaded { FAREWELL } else { limits.handshake };
+            let mut draining = lifecycle.clone();
+            let shaken = tokio::select! {
+                biased;
+                // There is no request yet that could be finished.
+                _ = draining.wait_for(|step| *step >= Lifecycle::Draining) => return,
+                shaken = tokio::time::timeout(deadline, endpoint.accept(stream)) => shaken,
+            };
+            match shaken {
+                Err(_elapsed) => tracing::debug!(peer = %info.peer, "a TLS handshake took too long"),
+                Ok(Err(error)) => tracing::debug!(%error, peer = %info.peer, "a TLS handshake failed"),
+                Ok(Ok((stream, session))) => {
+                    info.transport = Transport::Tls(Arc::new(session));
+                    if overloaded {
+                        turn_away(stream, info, &*service).await;
+                    } else {
+                        // A future of this size would make every plain connection as large.
+                        Box::pin(serve(stream, info, service, limits, lifecycle)).await;
+                    }
+                }
+            }
         }
-        Ok(stream) => serve(stream, info, service, limits, lifecycle).await,
     }
     drop(place);
+}
+
+/// What a client gets that is one too many. It must not hold a place for long: there are none.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Tells a client that there are too many.
+async fn turn_away<S: Service, I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, info: ConnInfo, service: &S) {
+    let client = service.connected(info);
+    let answer = service.refuse(&client, Refusal::Overloaded);
+    let last = tokio::time::timeout(FAREWELL, send_last(&mut stream, answer)).await;
+    tracing::debug!(told = last.is_ok(), "too many connections");
 }
 
 #[cfg(test)]

@@ -69,6 +69,8 @@ labels! {
     Operation { operation }
     /// By kind of revocation.
     Kind { kind }
+    /// By certificate.
+    Certificate { name }
 }
 
 /// Every metric, by the name it has after the prefix `portcullis_`.
@@ -94,6 +96,7 @@ pub struct Metrics {
     pub provider_seconds: Histograms<Operation>,
     pub revocations: Family<Kind, Level>,
     pub config_generation: Level,
+    pub tls_certificate_expiry_seconds: Family<Certificate, Level>,
     pub access_log_dropped: Count,
     pub panics: Count,
 }
@@ -152,6 +155,11 @@ impl Metrics {
             ),
             revocations: register!("revocations", "Revocations in force", Family::default()),
             config_generation: register!("config_generation", "Number of the configuration in force", Level::default()),
+            tls_certificate_expiry_seconds: register!(
+                "tls_certificate_expiry_seconds",
+                "Seconds until a certificate of ours expires",
+                Family::default()
+            ),
             access_log_dropped: register!(
                 "access_log_dropped",
                 "Access lines lost because the writer was behind",
@@ -271,6 +279,7 @@ mod tests {
             provider_seconds,
             revocations,
             config_generation: _,
+            tls_certificate_expiry_seconds,
             access_log_dropped: _,
             panics: _,
         } = &metrics;
@@ -290,6 +299,7 @@ mod tests {
         drop(provider_requests.get_or_create(&Provider::new("a", "b", "c")));
         drop(provider_seconds.get_or_create(&Operation::new("a")));
         drop(revocations.get_or_create(&Kind::new("a")));
+        drop(tls_certificate_expiry_seconds.get_or_create(&Certificate::new("a")));
         metrics
     }
 

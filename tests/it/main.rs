@@ -22,3 +22,5 @@ mod process;
 mod routing;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;

@@ -4,6 +4,7 @@
 mod identity;
 mod pool;
 mod route;
+mod tls;
 mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
@@ -119,6 +120,7 @@ fn limits(section: &Section<'_>) -> Limits {
     });
     Limits {
         connections: section.count("connections", 20_000, 1..=10_000_000),
+        handshake: section.positive_duration("handshake", Duration::from_secs(10)),
         request_head: section.positive_duration("request_head", Duration::from_secs(10)),
         idle: section.positive_duration("idle", Duration::from_secs(75)),
         head_size: usize::try_from(head_size).unwrap_or(usize::MAX),
@@ -144,10 +146,12 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
     let mut listeners = Vec::new();
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
-        let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
+        let address = section.parsed("address", "an address to listen on", values::address);
+        let tls = tls::tls(&section, bound);
+        let Some(address) = address else { continue };
         let (span, address) = (address.span(), address.into_inner());
         bound.push(Bound { address, span, what: "a listener".to_owned() });
-        listeners.push(Listener { address });
+        listeners.push(Listener { address, tls });
     }
     listeners
 }

@@ -3,7 +3,7 @@ use std::cell::Cell;
 use tokio::io::DuplexStream;
 
 use super::*;
-use crate::http::Body as OurBody;
+use crate::http::{Body as OurBody, Transport};
 
 /// Answers every request with its body (`/slow` after 30 s, `/early` without it), and refusals with their names.
 struct Echo {
@@ -46,7 +46,7 @@ impl Service for Echo {
 fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<()>) {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let address = "127.0.0.1:1".parse().unwrap();
-    let info = ConnInfo { peer: address, local: address, listener: "test".into() };
+    let info = ConnInfo { peer: address, local: address, listener: "test".into(), transport: Transport::Plain };
     let limits = ConnectionLimits {
         head: HeadLimits { bytes: 8192, lines: 100 },
         patience: Patience {
@@ -54,6 +54,7 @@ fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<(
             request_head: Duration::from_secs(10),
             body_stall: Duration::from_secs(60),
         },
+        handshake: Duration::from_secs(10),
     };
     let (switch, lifecycle) = watch::channel(Lifecycle::Running);
     let service = Rc::new(Echo { seen: Cell::new(0) });

@@ -64,7 +64,7 @@ struct Setup {
 impl Setup {
     fn new(count: usize, most: usize) -> Self {
         let patience = Patience { idle: LONG, request_head: LONG, body_stall: LONG };
-        let limits = ConnectionLimits { head: HeadLimits { bytes: 8192, lines: 100 }, patience };
+        let limits = ConnectionLimits { head: HeadLimits { bytes: 8192, lines: 100 }, patience, handshake: LONG };
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let gate = Arc::new(Gate { arrived: Semaphore::new(0), open: Semaphore::new(0) });
         let make = {
@@ -75,7 +75,7 @@ impl Setup {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new();
-        tokio::spawn(workers.accept(listener, most, &metrics, lifecycle).unwrap());
+        tokio::spawn(workers.accept(listener, Entrance::Plain, most, &metrics, lifecycle).unwrap());
         Self { workers, address, switch, gate, metrics }
     }
 

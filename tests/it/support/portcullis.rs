@@ -104,6 +104,16 @@ impl Portcullis {
         self.app().listeners()[0]
     }
 
+    /// Where the listeners are, in the order of the configuration.
+    pub(crate) fn listeners(&self) -> &[SocketAddr] {
+        self.app().listeners()
+    }
+
+    /// Where clients are sent to `https`.
+    pub(crate) fn redirects(&self) -> &[SocketAddr] {
+        self.app().redirects()
+    }
+
     /// A fresh connection.
     pub(crate) async fn raw(&self) -> Client {
         Client::connect(self.address()).await
