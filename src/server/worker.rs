@@ -259,37 +259,49 @@ async fn begin<S: Service>(
     limits: ConnectionLimits,
     lifecycle: watch::Receiver<Lifecycle>,
 ) {
-    let Accepted { stream, mut info, tls, overloaded, place } = accepted;
+    let Accepted { stream, info, tls, overloaded, place } = accepted;
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     match (stream, tls) {
         (Err(error), _) => tracing::debug!(%error, "a connection was gone before it began"),
         (Ok(stream), None) if overloaded => turn_away(stream, info, &*service).await,
         (Ok(stream), None) => serve(stream, info, service, limits, lifecycle).await,
+        // Apart, so that plain connections do not take the room that a handshake takes.
         (Ok(stream), Some(endpoint)) => {
-            let deadline = if overloaded { FAREWELL } else { limits.handshake };
-            let mut draining = lifecycle.clone();
-            let shaken = tokio::select! {
-                biased;
-                // There is no request yet that could be finished.
-                _ = draining.wait_for(|step| *step >= Lifecycle::Draining) => return,
-                shaken = tokio::time::timeout(deadline, endpoint.accept(stream)) => shaken,
-            };
-            match shaken {
-                Err(_elapsed) => tracing::debug!(peer = %info.peer, "a TLS handshake took too long"),
-                Ok(Err(error)) => tracing::debug!(%error, peer = %info.peer, "a TLS handshake failed"),
-                Ok(Ok((stream, session))) => {
-                    info.transport = Transport::Tls(Arc::new(session));
-                    if overloaded {
-                        turn_away(stream, info, &*service).await;
-                    } else {
-                        // A future of this size would make every plain connection as large.
-                        Box::pin(serve(stream, info, service, limits, lifecycle)).await;
-                    }
-                }
-            }
+            Box::pin(begin_tls(stream, info, &endpoint, overloaded, service, limits, lifecycle)).await;
         }
     }
     drop(place);
+}
+
+/// Shakes hands under a deadline, and goes on as with any other connection.
+async fn begin_tls<S: Service>(
+    stream: tokio::net::TcpStream,
+    mut info: ConnInfo,
+    endpoint: &Endpoint,
+    overloaded: bool,
+    service: Rc<S>,
+    limits: ConnectionLimits,
+    mut lifecycle: watch::Receiver<Lifecycle>,
+) {
+    let deadline = if overloaded { FAREWELL } else { limits.handshake };
+    let shaken = tokio::select! {
+        biased;
+        // There is no request yet that could be finished.
+        _ = lifecycle.wait_for(|step| *step >= Lifecycle::Draining) => return,
+        shaken = tokio::time::timeout(deadline, endpoint.accept(stream)) => shaken,
+    };
+    match shaken {
+        Err(_elapsed) => tracing::debug!(peer = %info.peer, "a TLS handshake took too long"),
+        Ok(Err(error)) => tracing::debug!(%error, peer = %info.peer, "a TLS handshake failed"),
+        Ok(Ok((stream, session))) => {
+            info.transport = Transport::Tls(Arc::new(session));
+            if overloaded {
+                turn_away(stream, info, &*service).await;
+            } else {
+                serve(stream, info, service, limits, lifecycle).await;
+            }
+        }
+    }
 }
 
 /// What a client gets that is one too many. It must not hold a place for long: there are none.

@@ -3,6 +3,7 @@
 import clients
 import pools
 import readme
+import tls
 
 ALL = {
     "moto-password": pools.moto_password,
@@ -13,5 +14,6 @@ ALL = {
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
+    "tls": tls.handshakes,
     "readme": readme.curl_lines,
 }

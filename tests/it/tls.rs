@@ -7,7 +7,7 @@ use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::process::config_at_free_ports;
+use crate::support::process::{config_at_free_ports, free_port};
 use crate::support::{Certificate, Client, Portcullis, Process, TlsClient, Upstream, route, soon, until};
 
 /// A listener with this in its `[listener.tls]`.
@@ -93,9 +93,8 @@ async fn one_connection_too_many_hears_so_over_tls() {
     assert_eq!((reply.status, reply.code()), (503, "overloaded".to_owned()));
 }
 
-/// Security lesson 39, and the part of 15 that is about SNI.
 #[tokio::test]
-async fn a_connection_stays_in_the_zone_of_its_client_certificate() {
+async fn lesson_39_a_connection_stays_in_the_zone_of_its_client_certificate() {
     let folder = tempdir().unwrap();
     let (site, inner) = (Certificate::new(&["public.example"]), Certificate::new(&["inner.example"]));
     let (person, stranger) = (Certificate::new(&["person"]), Certificate::new(&["stranger"]));
@@ -213,4 +212,26 @@ async fn files_that_do_not_fit_end_the_start_with_4_and_check_shows_where() {
     std::fs::write(folder.path().join("site.key"), site.key).unwrap();
     let check = Process::run(folder.path(), &["check", "--strict", "--config", "portcullis.toml"]).await;
     assert_eq!(check.code, Some(0), "{check:?}");
+}
+
+#[tokio::test]
+async fn draining_waits_for_no_handshake_and_says_goodbye_to_idle_connections() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let port = free_port();
+    let tls = listener(&format!("certificates = [{}]", site.write(folder.path(), "site")));
+    let toml = tls.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")) + &public("app");
+    let mut process = Process::start(folder.path(), &toml).await;
+    let address = ([127, 0, 0, 1], port).into();
+    let mut idle = TlsClient::new(&[&site], None).connect(address, "app.example").await;
+    assert_eq!(idle.exchange(get("app.example", "/")).await.status, 200);
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let open = format!("portcullis_connections{{listener=\"127.0.0.1:{port}\"}} 2");
+    until("both connections", async || process.admin_get("/metrics").await.text().contains(&open).then_some(())).await;
+    process.signal("TERM");
+    // The drain of this gateway is 2 s, after which it would end with 10; a handshake may take 10 s.
+    assert_eq!(process.exited().await.code(), Some(0));
+    idle.closed().await;
+    let mut rest = Vec::new();
+    assert!(silent.read_to_end(&mut rest).await.is_err() || rest.is_empty());
 }

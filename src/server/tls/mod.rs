@@ -14,6 +14,7 @@ mod handshake;
 mod testing;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -231,12 +232,12 @@ impl Material {
                 let expired = || FileError { path: one.chain.clone(), place: one.place.clone(), why: Why::Expired };
                 if new.not_after < now { Err(expired()) } else { Ok(new) }
             });
-            changed |= slot.replace(digest, new);
+            changed |= slot.replace(&one.chain, digest, new);
         }
         if let (Some(one), Some(slot)) = (config.client_auth.authorities(), &mut self.authorities) {
             let read = Authorities::read(one);
             let digest = read.as_ref().ok().map(Authorities::digest);
-            if !slot.is_known(digest) && slot.replace(digest, read.and_then(|file| file.parse(one))) {
+            if !slot.is_known(digest) && slot.replace(&one.path, digest, read.and_then(|file| file.parse(one))) {
                 changed = true;
                 match tickets() {
                     // A ticket stands for a certificate that the old authorities vouched for.
@@ -295,10 +296,10 @@ impl<T> Slot<T> {
     }
 
     /// Takes what is good. Of what is not, a line says so the second time.
-    fn replace(&mut self, digest: Option<Digest>, new: Result<T, FileError>) -> bool {
+    fn replace(&mut self, path: &Path, digest: Option<Digest>, new: Result<T, FileError>) -> bool {
         match (new, digest) {
             (Ok(good), Some(digest)) => {
-                tracing::info!("new TLS files are in use");
+                tracing::info!(path = %path.display(), "new TLS files are in use");
                 *self = Self { good, digest, refused: None };
                 true
             }

@@ -122,6 +122,14 @@ async fn client_certificates_are_asked_for_as_configured() {
     {
         let tls = Tls::load(&[listener(vec![site.write(folder.path(), "a")], client_auth.clone())]).unwrap();
         let endpoint = &tls.endpoints()[0];
+        // Also when the first message comes in many records.
+        let fragmented = |client: &Arc<rustls::ClientConfig>| {
+            let mut client = rustls::ClientConfig::clone(client);
+            client.max_fragment_size = Some(64);
+            Arc::new(client)
+        };
+        shake(endpoint, &fragmented(&with), "a.example").await.unwrap();
+        assert_eq!(shake(endpoint, &fragmented(&without), "a.example").await.is_ok(), anonymous, "{client_auth:?}");
         let (session, _) = shake(endpoint, &with, "a.example").await.unwrap();
         let header = session.client_certificate.unwrap();
         assert!(header.to_str().unwrap().starts_with(":MII"), "{header:?}");
