@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::process::{config_at_free_ports, free_port};
-use crate::support::{Certificate, Client, Portcullis, Process, TlsClient, Upstream, route, soon, until};
+use crate::support::{Answer, Certificate, Client, Portcullis, Process, TlsClient, Upstream, route, soon, until};
 
 /// A listener with this in its `[listener.tls]`.
 fn listener(tls: &str) -> String {
@@ -234,4 +234,22 @@ async fn draining_waits_for_no_handshake_and_says_goodbye_to_idle_connections() 
     idle.closed().await;
     let mut rest = Vec::new();
     assert!(silent.read_to_end(&mut rest).await.is_err() || rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_bytes_is_cut_over_tls_too() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    // More than all buffers on the way hold.
+    let body = "x".repeat(32 << 20);
+    let upstream =
+        Upstream::scripted(move |_| Answer::with(&format!("content-length: {}\r\n", body.len()), &body)).await;
+    let limits = "[server]\nworkers = 1\n[server.limits]\nbody_stall = \"300ms\"\n".to_owned();
+    let tls = listener(&format!("certificates = [{}]", site.write(folder.path(), "site")));
+    let gate = start(folder.path(), &(limits + &tls + &upstream.toml("app") + &public("app"))).await;
+    let mut client = TlsClient::new(&[&site], None).connect(gate.address(), "app.example").await;
+    client.send(get("app.example", "/large")).await;
+    upstream.closed(0).await;
+    assert_eq!(gate.access_line("/large").await["status"], 499);
+    drop(client);
 }
