@@ -10,6 +10,7 @@
 //! | `GET /keys` | the key set of each pool: key ids and ages |
 //! | `GET /config` | the configuration in force, with its generation and without its secrets |
 //! | `GET /outbox` | the codes that the embedded pool "sent"; 404 without one |
+//! | `POST /reload` | reads the configuration again: 200 and what changed, or 422 `config_invalid` and why nothing did |
 //! | `PUT /log-level` | sets the level to the body: `error`, `warn`, `info`, `debug`, also as JSON `{"level": "debug"}` |
 //!
 //! `HEAD` works wherever `GET` does. Failures are the same `application/problem+json` as on public
@@ -26,6 +27,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +52,8 @@ use crate::telemetry::trace::RequestId;
 
 /// What an endpoint shows, made when it is asked for.
 pub type View = Box<dyn Fn() -> Value + Send + Sync>;
+/// What `POST /reload` waits for: what to show, or the text of why nothing changed.
+pub type Reloading = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;
 
 /// Where the endpoints get what they show.
 pub struct Views {
@@ -65,8 +69,10 @@ pub struct Views {
     pub keys: View,
     /// `GET /config`.
     pub config: View,
-    /// `GET /outbox`, when a pool is embedded.
-    pub outbox: Option<View>,
+    /// `GET /outbox`: `None` while no pool is embedded.
+    pub outbox: Box<dyn Fn() -> Option<Value> + Send + Sync>,
+    /// `POST /reload`.
+    pub reload: Box<dyn Fn() -> Reloading + Send + Sync>,
     /// `PUT /log-level`.
     pub set_level: Box<dyn Fn(Level) + Send + Sync>,
 }
@@ -185,12 +191,15 @@ async fn answer(views: &Views, local_only: bool, request: Request<Incoming>) -> 
         if local_only && !names_this_machine(&head.headers) {
             return Err(Problem::from(Code::Misdirected).because("host"));
         }
-        let endpoint = Endpoint::find(head.uri.path(), views).ok_or(Problem::from(Code::RouteUnknown))?;
+        let endpoint = Endpoint::find(head.uri.path()).ok_or(Problem::from(Code::RouteUnknown))?;
         match (endpoint, &head.method) {
             (Endpoint::LogLevel, &Method::PUT) => set_level(views, body).await,
+            (Endpoint::Reload, &Method::POST) => reload(views, &head.headers).await,
             (Endpoint::Show(show), &Method::GET | &Method::HEAD) => Ok(show(views)),
+            (Endpoint::Outbox, &Method::GET | &Method::HEAD) => show_outbox(views),
             (Endpoint::LogLevel, _) => Err(wrong_method("PUT")),
-            (Endpoint::Show(_), _) => Err(wrong_method("GET, HEAD")),
+            (Endpoint::Reload, _) => Err(wrong_method("POST")),
+            (Endpoint::Show(_) | Endpoint::Outbox, _) => Err(wrong_method("GET, HEAD")),
         }
     };
     let mut response =
@@ -203,11 +212,13 @@ async fn answer(views: &Views, local_only: bool, request: Request<Incoming>) -> 
 
 enum Endpoint {
     Show(fn(&Views) -> Response<Full<Bytes>>),
+    Outbox,
     LogLevel,
+    Reload,
 }
 
 impl Endpoint {
-    fn find(path: &str, views: &Views) -> Option<Self> {
+    fn find(path: &str) -> Option<Self> {
         Some(match path {
             "/live" => Self::Show(|_| json_of(StatusCode::OK, &json!({ "live": true }))),
             "/ready" => Self::Show(show_ready),
@@ -216,10 +227,9 @@ impl Endpoint {
             "/upstreams" => Self::Show(|views| json_of(StatusCode::OK, &(views.upstreams)())),
             "/keys" => Self::Show(|views| json_of(StatusCode::OK, &(views.keys)())),
             "/config" => Self::Show(|views| json_of(StatusCode::OK, &(views.config)())),
-            "/outbox" if views.outbox.is_some() => {
-                Self::Show(|views| json_of(StatusCode::OK, &views.outbox.as_ref().map(|outbox| outbox())))
-            }
+            "/outbox" => Self::Outbox,
             "/log-level" => Self::LogLevel,
+            "/reload" => Self::Reload,
             _ => return None,
         })
     }
@@ -235,6 +245,19 @@ fn show_metrics(views: &Views) -> Response<Full<Bytes>> {
     let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, format);
     response
+}
+
+fn show_outbox(views: &Views) -> Result<Response<Full<Bytes>>, Problem> {
+    (views.outbox)().map(|outbox| json_of(StatusCode::OK, &outbox)).ok_or(Code::RouteUnknown.into())
+}
+
+async fn reload(views: &Views, headers: &HeaderMap) -> Result<Response<Full<Bytes>>, Problem> {
+    // Browsers put it on every POST, and need nobody's leave to send one without a body.
+    if headers.contains_key(header::ORIGIN) {
+        return Err(Code::OriginDenied.into());
+    }
+    let reloaded = (views.reload)().await.map_err(|why| Problem::new(Code::ConfigInvalid, why))?;
+    Ok(json_of(StatusCode::OK, &reloaded))
 }
 
 async fn set_level(views: &Views, body: Incoming) -> Result<Response<Full<Bytes>>, Problem> {

@@ -44,6 +44,9 @@ pub enum BodyError {
     /// The upstream stopped, or sent a broken body.
     #[error("the upstream's body broke off")]
     Upstream,
+    /// The route's `timeout` is over.
+    #[error("the route's timeout is over")]
+    Overdue,
 }
 
 /// The body of an answer.
@@ -119,24 +122,94 @@ pub const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// Removes what `Connection` nominates (RFC 9110 §7.6.1).
+/// Whether only the gateway may say this: hop-by-hop headers, `X-Forwarded-*` and their relatives.
+pub fn is_ours(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    // Nearly every header ends here: the names below begin with one of these letters.
+    if !matches!(
+        text.as_bytes().first().copied().map(collapse),
+        Some(b'c' | b'f' | b'k' | b'p' | b's' | b't' | b'u' | b'x')
+    ) {
+        return false;
+    }
+    // The spelling `Transfer_Encoding` is one that proxies pass and CGI servers fold.
+    HOP_BY_HOP.iter().any(|hop| collapsed_eq(text, hop.as_str()))
+        || OURS.iter().any(|ours| collapsed_eq(text, ours))
+        || OUR_PREFIXES.iter().any(|prefix| starts_collapsed(text, prefix.as_bytes()))
+}
+
+/// Names that only the gateway sets, or that make a backend see another request than was decided on.
+/// Whoever sends the request frames it anew, so that no true `Content-Length` is lost here.
+const OURS: [&str; 14] = [
+    "client-cert",
+    "client-cert-chain",
+    "content-length",
+    "forwarded",
+    "proxy",
+    "traceparent",
+    "tracestate",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+    "x-request-id",
+    "x-client-cert",
+    "x-client-ip",
+];
+
+// `X-SSL-…` and `SSL-…` are how others pass on what a client's certificate says.
+const OUR_PREFIXES: [&str; 6] =
+    ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-", "x-ssl-client-", "ssl-client-"];
+
+/// How a lenient backend reads a byte of a header's name.
+const fn collapse(byte: u8) -> u8 {
+    match byte.to_ascii_lowercase() {
+        byte @ (b'a'..=b'z' | b'0'..=b'9') => byte,
+        _ => b'-',
+    }
+}
+
+fn collapsed_eq(name: &str, collapsed: &str) -> bool {
+    name.len() == collapsed.len() && starts_collapsed(name, collapsed.as_bytes())
+}
+
+/// Whether the collapsed name begins with `prefix`, which is collapsed already.
+pub fn starts_collapsed(name: &str, prefix: &[u8]) -> bool {
+    name.len() >= prefix.len() && name.bytes().map(collapse).zip(prefix).all(|(byte, wanted)| byte == *wanted)
+}
+
+/// Removes what `Connection` nominates (RFC 9110 §7.6.1); says whether the connection is to be closed
+/// after this message (RFC 9112 §9.6).
 ///
 /// Nominating an end-to-end header such as `Host` has no effect beyond removing it: what the gateway
 /// sets is set afterwards.
-pub fn remove_nominated(headers: &mut HeaderMap) {
-    let mut nominated = Vec::new();
+pub fn remove_nominated(headers: &mut HeaderMap) -> bool {
+    let (mut nominated, mut close) = (Vec::new(), false);
     for line in headers.get_all(header::CONNECTION) {
         for token in line.as_bytes().split(|byte| *byte == b',') {
             let token = token.trim_ascii();
             // The usual ones are no headers, or one that is hop-by-hop by itself.
-            if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
-                continue;
+            if token.eq_ignore_ascii_case(b"close") {
+                close = true;
+            } else if !token.eq_ignore_ascii_case(b"keep-alive") {
+                nominated.extend(HeaderName::from_bytes(token));
             }
-            nominated.extend(HeaderName::from_bytes(token));
         }
     }
     for name in nominated {
         headers.remove(name);
+    }
+    close
+}
+
+/// Several `Cookie` lines are one list (RFC 6265 §5.4); backends that take the first or the last
+/// line would see different ones.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
     }
 }
 

@@ -26,6 +26,9 @@ pub mod store;
 pub mod token;
 pub mod upstream;
 
+// 4: how often somebody may ask.
+pub mod limit;
+
 // 5: who is calling, and may they.
 pub mod access;
 

@@ -62,7 +62,7 @@ pub async fn read_capped(mut response: reqwest::Response, limit: usize) -> Resul
 }
 
 /// The machine's certificate authorities, or Mozilla's where the machine has none.
-fn trust_anchors() -> RootCertStore {
+pub fn trust_anchors() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {

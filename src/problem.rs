@@ -8,11 +8,12 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::cognito::{self, Refusal};
 use crate::http::{Body, BodyError};
+use crate::limit::Exceeded;
 use crate::token::{self, Reason};
 use crate::{access, server, upstream};
 
@@ -75,6 +76,7 @@ codes! {
     TargetTooLong "target_too_long" URI_TOO_LONG "The request target is too long"
     MediaTypeUnsupported "media_type_unsupported" UNSUPPORTED_MEDIA_TYPE "The body has a type that is not read here"
     Misdirected "misdirected" MISDIRECTED_REQUEST "The request came over the wrong connection"
+    ConfigInvalid "config_invalid" UNPROCESSABLE_ENTITY "The configuration cannot be put in force"
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests"
     HeadTooLarge "head_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE "The request head is too large"
     UpstreamUnreachable "upstream_unreachable" BAD_GATEWAY "The upstream cannot be reached"
@@ -103,6 +105,8 @@ pub struct Problem {
     pub reason: Cow<'static, str>,
     /// When it makes sense to try again.
     pub retry_after: Option<Duration>,
+    /// The rate limit that was exceeded, for 429.
+    pub exceeded: Option<Box<Exceeded>>,
     /// The methods that are allowed, for 405.
     pub allow: Option<String>,
     /// The connection cannot be used for another request.
@@ -116,6 +120,7 @@ impl From<Code> for Problem {
             detail: Cow::Borrowed(code.title()),
             reason: Cow::Borrowed(code.as_str()),
             retry_after: None,
+            exceeded: None,
             allow: None,
             close: false,
         }
@@ -154,6 +159,13 @@ impl From<access::Denial> for Problem {
     }
 }
 
+impl From<Exceeded> for Problem {
+    fn from(exceeded: Exceeded) -> Self {
+        let problem = Self::from(Code::RateLimited).because(exceeded.limit.by.as_str());
+        Self { exceeded: Some(Box::new(exceeded)), ..problem.retry_after(exceeded.wait) }
+    }
+}
+
 impl From<access::identity::Unrepresentable> for Problem {
     fn from(error: access::identity::Unrepresentable) -> Self {
         Self::from(Code::ClaimUnrepresentable).because(error.to_string())
@@ -165,7 +177,9 @@ impl From<upstream::Error> for Problem {
         use upstream::{ConnectError, Error};
         let code = match &error {
             Error::Connect(ConnectError::Timeout) | Error::HeadTimeout | Error::BodyStalled => Code::UpstreamTimeout,
-            Error::Connect(ConnectError::Refused(_) | ConnectError::Dns(_) | ConnectError::Io(_))
+            Error::Connect(
+                ConnectError::Refused(_) | ConnectError::Dns(_) | ConnectError::Tls(_) | ConnectError::Io(_),
+            )
             | Error::Closed(_) => Code::UpstreamUnreachable,
             Error::Invalid(_) => Code::UpstreamInvalid,
             Error::NoServer => Code::UpstreamUnavailable,
@@ -183,6 +197,7 @@ impl From<BodyError> for Problem {
             BodyError::TooLarge => Self::from(Code::BodyTooLarge),
             BodyError::Stalled => Self::from(Code::RequestTimeout).because("body"),
             BodyError::Upstream => Self::from(Code::UpstreamInvalid).because("body"),
+            BodyError::Overdue => Self::from(Code::UpstreamTimeout).because("route_timeout"),
         };
         Self { close: true, ..problem }
     }
@@ -225,7 +240,17 @@ impl Problem {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(wait) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Some(Exceeded { limit, wait }) = self.exceeded.as_deref() {
+            let (by, window) = (limit.by.as_str(), whole_seconds(limit.per));
+            // The window is a whole number of seconds, and the quota what the rate allows in it.
+            let quota = u128::from(limit.rate) * u128::from(window) * 1_000_000_000 / limit.per.as_nanos().max(1);
+            let policy = format!("\"{by}\";q={quota};w={window}");
+            let state = format!("\"{by}\";r=0;t={}", whole_seconds(*wait));
+            for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, state)] {
+                headers.extend(HeaderValue::from_str(&text).ok().map(|value| (name, value)));
+            }
         }
         if let Some(allow) = self.allow.as_deref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
             headers.insert(header::ALLOW, allow);
@@ -255,6 +280,15 @@ impl Problem {
         }))
     }
 }
+
+/// Seconds, rounded up, and at least one: who comes back then is not too early.
+fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+}
+
+/// draft-ietf-httpapi-ratelimit-headers-10 §3 and §4.
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 impl From<token::Error> for Problem {
     fn from(error: token::Error) -> Self {
@@ -385,5 +419,23 @@ mod tests {
             assert!(body.get(member).is_some(), "{member}");
         }
         assert!(!body.to_string().contains("signature"));
+    }
+
+    #[test]
+    fn a_rate_limit_says_what_it_is_and_when_to_come_back() {
+        use crate::config::{Limit, LimitBy};
+        for (rate, per, wait, policy, state, retry) in [
+            (100, 1000, 1, "\"client\";q=100;w=1", "\"client\";r=0;t=1", "1"),
+            (10, 300_000, 29_001, "\"client\";q=10;w=300", "\"client\";r=0;t=30", "30"),
+            (1, 100, 99, "\"client\";q=10;w=1", "\"client\";r=0;t=1", "1"),
+        ] {
+            let limit = Limit { rate, per: Duration::from_millis(per), burst: 5, by: LimitBy::Client };
+            let problem = Problem::from(Exceeded { limit, wait: Duration::from_millis(wait) });
+            assert_eq!((problem.code, &*problem.reason), (Code::RateLimited, "client"));
+            let response = problem.response("r");
+            let header = |name: HeaderName| first(response.headers(), &name).unwrap().to_str().unwrap();
+            assert_eq!(header(RATE_LIMIT_POLICY), policy);
+            assert_eq!((header(RATE_LIMIT), header(header::RETRY_AFTER)), (state, retry));
+        }
     }
 }

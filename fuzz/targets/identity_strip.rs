@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::access::forwarded::{Forwarded, Hop};
 use portcullis::access::identity::{Identity, Stamp, stamp};
 use portcullis::access::{Credential, authorize};
-use portcullis::config::{self, Access};
+use portcullis::config::{self, Access, HeaderEdits};
 use portcullis::http::{HOP_BY_HOP, Transport};
 use portcullis::telemetry::trace::{RequestId, TraceContext};
 
@@ -58,8 +58,10 @@ fuzz_target!(|data: &[u8]| {
     let permit = authorize(&Access::Public, &Credential::Absent).expect("public");
     let mut request = http::Request::new(());
     *request.headers_mut() = headers;
-    let vetted = stamp(request, &permit, &Stamp { identity: &identity, forwarded, keep_authorization: false })
-        .expect("there are no claims");
+    let edits = HeaderEdits::default();
+    let vetted =
+        stamp(request, &permit, &Stamp { identity: &identity, forwarded, keep_authorization: false, edits: &edits })
+            .expect("there are no claims");
 
     let headers = vetted.request().headers();
     for name in headers.keys() {

@@ -112,6 +112,15 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
+/// The credential of a request that nobody asks for one: a bad token does no harm there and a good
+/// one no work. Two are refused all the same: an upstream that is sent both may take either.
+pub fn unasked(headers: &HeaderMap) -> Credential {
+    match single(headers, &AUTHORIZATION) {
+        Ok(_) => Credential::Absent,
+        Err(_ambiguous) => Credential::Refused(Refusal::Ambiguous),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;

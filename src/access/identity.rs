@@ -5,7 +5,6 @@
 //! as `-`), because CGI, WSGI and PHP backends cannot tell `X_Auth.Subject` from `X-Auth-Subject`.
 
 use std::fmt::Write;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,8 +14,8 @@ use http_body::Body as HttpBody;
 
 use super::Permit;
 use super::forwarded::Forwarded;
-use crate::config::{self, ClaimSource};
-use crate::http::{Body, BodyError, HOP_BY_HOP, remove_nominated};
+use crate::config::{self, ClaimSource, HeaderEdits};
+use crate::http::{Body, BodyError, is_ours, join_cookies, remove_nominated};
 use crate::token::Claims;
 use crate::upstream::{self, Connections, Exchange, Managed, Timing, Upstream};
 
@@ -43,8 +42,8 @@ impl std::fmt::Debug for Identity {
 impl Identity {
     /// From the configuration.
     pub fn new(config: &config::Identity) -> Self {
-        let prefix: Vec<u8> = config.prefix.bytes().map(collapse).collect();
-        let managed = Arc::new(move |name: &HeaderName| starts_with(name.as_str(), &prefix));
+        let identity = config.clone();
+        let managed = Arc::new(move |name: &HeaderName| identity.manages(name));
         Self { headers: config.headers.clone(), managed }
     }
 
@@ -78,6 +77,23 @@ impl Identity {
     }
 }
 
+/// Sets every identity header of the configuration for a proxy that copies them, empty where there is
+/// nothing to say: the proxy must not leave what the client sent under that name.
+///
+/// # Errors
+/// When a claim of the caller cannot be represented.
+pub fn announce(identity: &Identity, permit: &Permit, headers: &mut HeaderMap) -> Result<(), Unrepresentable> {
+    for (name, _) in &identity.headers {
+        headers.insert(name.clone(), HeaderValue::from_static(""));
+    }
+    if let Some(principal) = permit.principal() {
+        for (name, value) in principal.headers.as_ref().map_err(Clone::clone)? {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    Ok(())
+}
+
 /// A request that was decided on, cleaned and stamped. Only [`stamp`] makes one.
 #[derive(Debug)]
 pub struct Vetted<B> {
@@ -93,6 +109,8 @@ pub struct Stamp<'a> {
     pub forwarded: Forwarded<'a>,
     /// Whether the caller's `Authorization` is passed on.
     pub keep_authorization: bool,
+    /// What the route changes. It cannot touch what the gateway sets.
+    pub edits: &'a HeaderEdits,
 }
 
 /// Removes what the client may not say and sets what the gateway says.
@@ -118,6 +136,7 @@ pub fn stamp<B>(mut request: Request<B>, permit: &Permit, stamp: &Stamp<'_>) -> 
         headers.remove(name);
     }
     join_cookies(headers);
+    stamp.edits.apply(headers);
     stamp.forwarded.set(said, headers);
     if let Some(principal) = permit.principal() {
         for (name, value) in principal.headers.as_ref().map_err(Clone::clone)? {
@@ -138,7 +157,7 @@ where
     pub fn send(
         self,
         upstream: &Arc<Upstream>,
-        connections: &Rc<Connections<B>>,
+        connections: &Connections,
         exchange: &Exchange<'_>,
         timing: &mut Timing,
     ) -> impl Future<Output = Result<Response<Body>, upstream::Error>> {
@@ -150,56 +169,6 @@ impl<B> Vetted<B> {
     /// The request as it would be sent, for `explain`.
     pub fn request(&self) -> &Request<B> {
         &self.request
-    }
-}
-
-/// Whether only the gateway may say this: hop-by-hop headers, `X-Forwarded-*` and their relatives.
-fn is_ours(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    // Nearly every header ends here: the names below begin with one of these letters.
-    if !matches!(
-        text.as_bytes().first().copied().map(collapse),
-        Some(b'c' | b'f' | b'k' | b'p' | b's' | b't' | b'u' | b'x')
-    ) {
-        return false;
-    }
-    // The spelling `Transfer_Encoding` is one that proxies pass and CGI servers fold.
-    HOP_BY_HOP.iter().any(|hop| collapsed_eq(text, hop.as_str()))
-        || OURS.iter().any(|ours| collapsed_eq(text, ours))
-        || OUR_PREFIXES.iter().any(|prefix| starts_with(text, prefix.as_bytes()))
-}
-
-/// Names that only the gateway sets, or that make a backend see another request than was decided on.
-/// Whoever sends the request frames it anew, so that no true `Content-Length` is lost here.
-const OURS: [&str; 14] = [
-    "client-cert",
-    "client-cert-chain",
-    "content-length",
-    "forwarded",
-    "proxy",
-    "traceparent",
-    "tracestate",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-real-ip",
-    "x-request-id",
-    "x-client-cert",
-    "x-client-ip",
-];
-
-// `X-SSL-…` and `SSL-…` are how others pass on what a client's certificate says.
-const OUR_PREFIXES: [&str; 6] =
-    ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-", "x-ssl-client-", "ssl-client-"];
-
-/// Several `Cookie` lines are one list (RFC 6265 §5.4); backends that take the first or the last
-/// line would see different ones.
-fn join_cookies(headers: &mut HeaderMap) {
-    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if lines.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
-    {
-        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -249,23 +218,6 @@ fn encode(text: &str) -> Option<HeaderValue> {
         }
     }
     HeaderValue::from_str(&encoded).ok()
-}
-
-/// How a lenient backend reads a byte of a header's name.
-const fn collapse(byte: u8) -> u8 {
-    match byte.to_ascii_lowercase() {
-        byte @ (b'a'..=b'z' | b'0'..=b'9') => byte,
-        _ => b'-',
-    }
-}
-
-fn collapsed_eq(name: &str, collapsed: &str) -> bool {
-    name.len() == collapsed.len() && starts_with(name, collapsed.as_bytes())
-}
-
-/// Whether the collapsed name begins with `prefix`, which is collapsed already.
-fn starts_with(name: &str, prefix: &[u8]) -> bool {
-    name.len() >= prefix.len() && name.bytes().map(collapse).zip(prefix).all(|(byte, wanted)| byte == *wanted)
 }
 
 #[cfg(test)]

@@ -124,6 +124,7 @@ impl Denial {
 /// When the route does not let it pass.
 pub fn authorize(access: &Access, credential: &Credential) -> Result<Permit, Denial> {
     match (access, credential) {
+        (_, Credential::Refused(refusal @ Refusal::Ambiguous)) => Err(Denial::Refused(*refusal)),
         (Access::Public, _) | (Access::Optional, Credential::Absent) => Ok(Permit { principal: None }),
         (Access::Required(_), Credential::Absent) => Err(Denial::Missing),
         (_, Credential::Refused(refusal)) => Err(Denial::Refused(*refusal)),
@@ -237,7 +238,8 @@ mod tests {
         assert_eq!(decide(&required, &id), wrong_use);
         for refusal in refusals() {
             let credential = Credential::Refused(refusal);
-            assert_eq!(decide(&Access::Public, &credential), Ok(None), "{refusal:?}");
+            let public = if refusal == Refusal::Ambiguous { Err(Denial::Refused(refusal)) } else { Ok(None) };
+            assert_eq!(decide(&Access::Public, &credential), public, "{refusal:?}");
             for access in [&Access::Optional, &required] {
                 assert_eq!(decide(access, &credential), Err(Denial::Refused(refusal)), "{access:?}");
             }

@@ -4,15 +4,17 @@
 //! Each part is taken apart by name and without `..`, so that a key that is added cannot be
 //! forgotten here, nor a secret be shown because nobody thought of it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Certificate, ClaimSource, ClientAuth, ClientCa, Config, Embedded, Flow, HostHeader,
-    HostPattern, Identity, Keys, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server,
-    Servers, Tls, TlsVersion, TokenUse, Upstream,
+    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, ClientAuth, ClientCa, Config, Cors, Embedded,
+    Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log,
+    LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion, TokenUse, Upstream,
+    UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -44,7 +46,8 @@ pub fn routes(config: &Config) -> Value {
 
 fn show_server(server: &Server) -> Value {
     let Server { workers, drain, trusted_proxies, limits } = server;
-    let Limits { connections, handshake, request_head, idle, head_size, headers, body, body_stall } = limits;
+    let Limits { connections, handshake, request_head, idle, head_size, headers, body, body_stall, h2_streams } =
+        limits;
     json!({
         "workers": workers,
         "drain": duration(*drain),
@@ -58,20 +61,21 @@ fn show_server(server: &Server) -> Value {
             "headers": headers,
             "body": body.unwrap_or(0),
             "body_stall": duration(*body_stall),
+            "h2_streams": h2_streams,
         },
     })
 }
 
 fn show_listener(listener: &Listener) -> Value {
-    let Listener { address, tls } = listener;
-    json!({ "address": address, "tls": tls.as_ref().map(show_tls) })
+    let Listener { address, h2c, tls, redirect_http_from } = listener;
+    let tls = tls.as_ref().map(|tls| show_tls(tls, *redirect_http_from));
+    json!({ "address": address, "h2c": h2c, "tls": tls })
 }
 
-fn show_tls(tls: &Tls) -> Value {
-    let Tls { certificates, client_auth, min_version, redirect_http_from } = tls;
-    let certificate = |Certificate { chain, key, place: _ }: &Certificate| json!({ "chain": chain, "key": key });
+fn show_tls(tls: &Tls, redirect_http_from: Option<SocketAddr>) -> Value {
+    let Tls { certificates, client_auth, min_version } = tls;
     json!({
-        "certificates": certificates.iter().map(certificate).collect::<Vec<_>>(),
+        "certificates": certificates.iter().map(show_certificate).collect::<Vec<_>>(),
         "client_ca": client_auth.authorities().map(|ClientCa { path, place: _ }| path),
         "client_auth": match client_auth {
             ClientAuth::Off => "off",
@@ -84,6 +88,11 @@ fn show_tls(tls: &Tls) -> Value {
         },
         "redirect_http_from": redirect_http_from,
     })
+}
+
+fn show_certificate(files: &CertificateFiles) -> Value {
+    let CertificateFiles { chain, key, place: _ } = files;
+    json!({ "chain": chain, "key": key })
 }
 
 fn show_pool(pool: &Pool) -> Value {
@@ -134,11 +143,29 @@ fn show_embedded(embedded: &Embedded) -> Value {
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name: _, servers, host, connect, response_head, idle, retries, keep_authorization } = upstream;
+    let Upstream {
+        name: _,
+        servers,
+        balance,
+        host,
+        connect,
+        response_head,
+        idle,
+        retries,
+        keep_authorization,
+        resolve,
+        health,
+        tls,
+    } = upstream;
     json!({
         "servers": match servers {
-            Servers::Whoami => vec!["whoami:".to_owned()],
-            Servers::Http(endpoints) => endpoints.iter().map(|one| format!("http://{}", one.authority)).collect(),
+            Servers::Whoami => vec![json!("whoami:")],
+            Servers::Http(endpoints) => endpoints.iter().map(show_endpoint).collect(),
+        },
+        "balance": match balance {
+            Balance::Least => "least",
+            Balance::RoundRobin => "round_robin",
+            Balance::Hash => "hash",
         },
         "host": match host {
             HostHeader::Preserve => "preserve",
@@ -150,11 +177,49 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "idle": duration(*idle),
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
+        "resolve": duration(*resolve),
+        "health": health.as_ref().map(show_health),
+        "tls": show_upstream_tls(tls),
     })
 }
 
+fn show_upstream_tls(tls: &UpstreamTls) -> Value {
+    let UpstreamTls { ca, client, server_name, danger_accept_invalid } = tls;
+    json!({
+        "ca": ca,
+        "client": client.as_ref().map(show_certificate),
+        "server_name": server_name,
+        "danger_accept_invalid": danger_accept_invalid,
+    })
+}
+
+fn show_health(health: &Health) -> Value {
+    let Health { path, every, timeout, up, down } = health;
+    json!({ "path": path, "every": duration(*every), "timeout": duration(*timeout), "up": up, "down": down })
+}
+
+fn show_endpoint(endpoint: &Endpoint) -> Value {
+    let url = endpoint.url();
+    if endpoint.weight == 1 { json!(url) } else { json!({ "url": url, "weight": endpoint.weight }) }
+}
+
 fn show_route(route: &Route) -> Value {
-    let Route { label, host, path, methods, upstream, access, body, keep_encoded_slashes, line } = route;
+    let Route {
+        label,
+        host,
+        path,
+        methods,
+        upstream,
+        access,
+        body,
+        rewrite,
+        timeout,
+        limit,
+        request_headers,
+        response_headers,
+        keep_encoded_slashes,
+        line,
+    } = route;
     json!({
         "label": **label,
         "host": match host {
@@ -162,10 +227,7 @@ fn show_route(route: &Route) -> Value {
             HostPattern::Exact(host) => Some(host.clone()),
             HostPattern::Wildcard(domain) => Some(format!("*.{domain}")),
         },
-        "path": match path {
-            PathPattern::Exact(path) => path.clone(),
-            PathPattern::Prefix(path) => format!("{path}/*"),
-        },
+        "path": pattern(path),
         "methods": methods.as_ref().map(|methods| methods.iter().map(Method::as_str).collect::<Vec<_>>()),
         "upstream": **upstream,
         "access": match access {
@@ -174,9 +236,39 @@ fn show_route(route: &Route) -> Value {
             Access::Required(rule) if *rule == Rule::default() => "required".into(),
             Access::Required(rule) => show_rule(rule),
         },
+        "strip_prefix": rewrite.as_ref().map(|rewrite| &rewrite.strip),
+        "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
+        "timeout": duration(timeout.unwrap_or_default()),
         "body": body.unwrap_or(0),
+        "limit": limit.as_ref().map(show_limit),
+        "request_headers": show_edits(request_headers),
+        "response_headers": show_edits(response_headers),
         "encoded_slashes": if *keep_encoded_slashes { "keep" } else { "reject" },
         "line": line,
+    })
+}
+
+fn pattern(path: &PathPattern) -> String {
+    match path {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(path) => format!("{path}/*"),
+    }
+}
+
+fn show_limit(limit: &Limit) -> Value {
+    let Limit { rate, per, burst, by } = limit;
+    json!({ "rate": format!("{rate}/{}", duration(*per)), "burst": burst, "by": by.as_str() })
+}
+
+fn show_edits(edits: &HeaderEdits) -> Value {
+    let HeaderEdits { remove, set } = edits;
+    let set = set.iter().map(|(name, value)| {
+        let shown = if value.is_sensitive() { "***".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        (name.to_string(), json!(shown))
+    });
+    json!({
+        "remove": remove.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
+        "set": set.collect::<Map<_, _>>(),
     })
 }
 
@@ -193,7 +285,10 @@ fn show_rule(rule: &Rule) -> Value {
 }
 
 fn show_auth(auth: &Auth) -> Value {
-    let Auth { prefix, hosts, pool, register, hide_existing_users, floor } = auth;
+    let Auth { prefix, hosts, pool, register, hide_existing_users, floor, cors } = auth;
+    let origins = |Cors { origins }: &Cors| -> Vec<_> {
+        origins.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()).collect()
+    };
     json!({
         "prefix": prefix,
         "hosts": hosts,
@@ -201,6 +296,7 @@ fn show_auth(auth: &Auth) -> Value {
         "register": register,
         "hide_existing_users": hide_existing_users,
         "floor": duration(*floor),
+        "cors": cors.as_ref().map(|cors| json!({ "origins": origins(cors) })),
     })
 }
 
@@ -246,7 +342,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Endpoint, Place, PoolId};
+    use http::header::{self, HeaderValue};
+
+    use crate::config::{Endpoint, LimitBy, Place, PoolId, Rewrite};
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -275,17 +373,30 @@ mod tests {
                 }],
             }),
         };
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 3000, authority: "127.0.0.1:3000".into() };
+        let endpoint = Endpoint {
+            transport: crate::config::Transport::Plain,
+            host: "127.0.0.1".into(),
+            port: 3000,
+            authority: "127.0.0.1:3000".into(),
+            weight: 1,
+        };
+        let heavy = Endpoint { port: 3001, authority: "127.0.0.1:3001".into(), weight: 3, ..endpoint.clone() };
         let upstream = Upstream {
             name: "app".into(),
-            servers: Servers::Http(vec![endpoint]),
+            servers: Servers::Http(vec![endpoint, heavy]),
+            balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: seconds(3),
             response_head: seconds(60),
             idle: seconds(60),
             retries: 1,
             keep_authorization: false,
+            resolve: seconds(30),
+            health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
+            tls: UpstreamTls::default(),
         };
+        let mut password = HeaderValue::from_static("hunter4");
+        password.set_sensitive(true);
         let route = Route {
             label: "*.example.com /api/*".into(),
             host: HostPattern::Wildcard("example.com".into()),
@@ -294,17 +405,18 @@ mod tests {
             upstream: "app".into(),
             access: Access::Required(Rule { groups: vec!["admin".into()], ..Rule::default() }),
             body: None,
+            rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
+            timeout: None,
+            limit: Some(Limit { rate: 10, per: seconds(300), burst: 20, by: LimitBy::Subject }),
+            request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
+            response_headers: HeaderEdits::default(),
             keep_encoded_slashes: false,
             line: 12,
         };
         let ca = ClientCa { path: "tls/clients.pem".into(), place: Place::default() };
-        let site = Certificate { chain: "site.pem".into(), key: "site.key".into(), place: Place::default() };
-        let tls = Tls {
-            certificates: vec![site],
-            client_auth: ClientAuth::Required(ca),
-            min_version: TlsVersion::V1_3,
-            redirect_http_from: None,
-        };
+        let site = CertificateFiles { chain: "site.pem".into(), key: "site.key".into(), place: Place::default() };
+        let tls =
+            Tls { certificates: vec![site], client_auth: ClientAuth::Required(ca), min_version: TlsVersion::V1_3 };
         let limits = Limits {
             connections: 20_000,
             handshake: seconds(10),
@@ -314,11 +426,14 @@ mod tests {
             headers: 100,
             body: None,
             body_stall: seconds(60),
+            h2_streams: 128,
         };
+        let address = ([127, 0, 0, 1], 8080).into();
+        let listener = Listener { address, h2c: false, tls: Some(tls), redirect_http_from: None };
         Config {
             source: "config/portcullis.toml".into(),
             server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
-            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into(), tls: Some(tls) }],
+            listeners: vec![listener],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],
             upstreams: vec![Arc::new(upstream)],
@@ -330,6 +445,7 @@ mod tests {
                 register: true,
                 hide_existing_users: true,
                 floor: Duration::from_millis(300),
+                cors: Some(Cors { origins: vec![HeaderValue::from_static("https://app.example.com")] }),
             }),
             identity: Identity {
                 prefix: "x-auth-".into(),
@@ -353,13 +469,20 @@ mod tests {
         );
         assert_eq!(shown["pool"]["main"]["keys"]["stale"], "24h");
         assert_eq!(shown["pool"]["main"]["id"], "eu-west-1_AbC123xyz");
-        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000"]));
+        let heavy = json!({ "url": "http://127.0.0.1:3001", "weight": 3 });
+        assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000", heavy]));
+        assert_eq!(shown["upstream"]["app"]["balance"], "least");
+        assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
         assert_eq!(shown["auth"]["floor"], "300ms");
+        assert_eq!(shown["auth"]["cors"]["origins"], json!(["https://app.example.com"]));
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");
         let route = &routes(&example())[0];
         assert_eq!(*route, shown["route"][0]);
         assert_eq!((&route["host"], &route["path"]), (&"*.example.com".into(), &"/api/*".into()));
         assert_eq!(route["access"]["groups"], json!(["admin"]));
+        assert_eq!((&route["strip_prefix"], &route["rewrite"]), (&"/api".into(), &"/*".into()));
+        assert_eq!(route["timeout"], "0ms");
+        assert_eq!(route["limit"], json!({"rate": "10/5m", "burst": 20, "by": "subject"}));
     }
 
     #[test]
@@ -367,6 +490,10 @@ mod tests {
         let shown = config(&example(), 1);
         assert_eq!(shown["pool"]["main"]["client_secret"], "***");
         assert_eq!(shown["pool"]["main"]["embedded"]["users"][0]["password"], "***");
+        assert_eq!(
+            shown["route"][0]["request_headers"],
+            json!({"remove": ["cookie"], "set": {"authorization": "***"}})
+        );
         assert!(!shown.to_string().contains("hunter"), "{shown}");
     }
 

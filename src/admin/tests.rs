@@ -30,7 +30,11 @@ async fn start(outbox: bool) -> Running {
         upstreams: Box::new(|| json!("upstreams")),
         keys: Box::new(|| json!("keys")),
         config: Box::new(|| json!("config")),
-        outbox: outbox.then(|| Box::new(|| json!("outbox")) as View),
+        outbox: Box::new(move || outbox.then(|| json!("outbox"))),
+        reload: Box::new(move || {
+            let outcome = if outbox { Ok(json!({ "generation": 2 })) } else { Err("line 1 <is> wrong".to_owned()) };
+            Box::pin(std::future::ready(outcome))
+        }),
         set_level: Box::new(move |level| send_level.send(level).unwrap()),
     };
     let mut serving = tokio::task::JoinSet::new();
@@ -107,6 +111,23 @@ async fn what_is_not_there_and_what_is_not_allowed() {
     assert!(status == 405 && head.contains("allow: put"), "{head}");
     let (status, head, body) = admin.send("HEAD /ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(status == 200 && body.is_empty(), "{head}{body}");
+}
+
+#[tokio::test]
+async fn a_reload_says_what_changed_or_why_nothing_did() {
+    const RELOAD: &str = "POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n";
+    let (good, bad) = (start(true).await, start(false).await);
+    let (status, _, body) = good.send(&format!("{RELOAD}\r\n")).await;
+    assert_eq!((status, body.as_str()), (200, "{\"generation\":2}"));
+    let (status, head, body) = bad.send(&format!("{RELOAD}\r\n")).await;
+    assert!(status == 422 && head.contains("application/problem+json"), "{head}");
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&problem["code"], &problem["detail"]), (&"config_invalid".into(), &"line 1 <is> wrong".into()));
+    // A web page that posts to this machine.
+    let (status, _, body) = good.send(&format!("{RELOAD}Origin: http://localhost:9901\r\n\r\n")).await;
+    assert!(status == 403 && body.contains("origin_denied"), "{body}");
+    let (status, head, _) = good.get("/reload").await;
+    assert!(status == 405 && head.contains("allow: post"), "{head}");
 }
 
 #[tokio::test]

@@ -1,30 +1,36 @@
 //! Wiring: from a configuration to a running gateway, and back to silence.
 
 mod build;
+mod change;
+mod listeners;
+mod reload;
 mod views;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{self, Notify, oneshot, watch};
 
 use crate::admin::Admin;
-use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{self, Config, Contents};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
 use crate::server::tls::{self, Tls};
-use crate::server::{ConnectionLimits, Entrance, Lifecycle, Patience, Workers, bind};
+use crate::server::{Admission, ConnectionLimits, Lifecycle, Patience, Workers};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LAST_LINES, LogLevel};
-use build::Parts;
+use crate::upstream;
+use build::Base;
+use listeners::{Bound, Listeners};
+use reload::Live;
 
 /// What a process decides about a gateway besides its configuration.
 #[derive(Debug)]
@@ -38,11 +44,23 @@ pub struct Options {
     /// How long [`App::start`] waits for the key sets. A gateway without keys serves its public
     /// routes, and is not ready.
     pub key_wait: Duration,
+    /// What was read for the configuration. From then on the files are watched, and the configuration
+    /// is reloaded when they change. `None`: nobody watches.
+    pub watch: Option<Contents>,
+    /// Whoever notifies this asks for a reload.
+    pub hangups: Arc<Notify>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::System, access_log: Sink::Off, log_level: None, key_wait: Duration::from_secs(3) }
+        Self {
+            clock: Clock::System,
+            access_log: Sink::Off,
+            log_level: None,
+            key_wait: Duration::from_secs(3),
+            watch: None,
+            hangups: Arc::default(),
+        }
     }
 }
 
@@ -80,9 +98,14 @@ pub enum StartError {
     /// TLS for calls to the user pool could not be set up.
     #[error("the client for calls to the user pool could not be made")]
     Outbound(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A host in the configuration cannot stand in a header.
-    #[error("an upstream's host cannot stand in a header")]
-    Host(#[from] http::header::InvalidHeaderValue),
+    /// An upstream cannot be set up.
+    #[error("upstream `{name}` cannot be set up")]
+    Upstream {
+        /// Its name in the file.
+        name: Arc<str>,
+        /// Why.
+        source: upstream::BuildError,
+    },
 }
 
 /// How a shutdown ended.
@@ -97,19 +120,13 @@ pub enum Ended {
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
-    listeners: Vec<SocketAddr>,
-    redirects: Vec<SocketAddr>,
     admin: SocketAddr,
-    parts: Arc<Parts>,
+    live: Arc<Live>,
     workers: Option<Workers>,
     lifecycle: watch::Sender<Lifecycle>,
     access_log: AccessLog,
     control: Option<Control>,
-    drain: Duration,
 }
-
-/// The number of the configuration: the one that the process started with.
-const GENERATION: u64 = 1;
 
 impl App {
     /// Binds every address, starts everything, and waits a while for the keys.
@@ -117,16 +134,14 @@ impl App {
     /// # Errors
     /// When an address cannot be had, or a part cannot start. Nothing runs on then.
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
-        let Options { clock, access_log, log_level, key_wait } = options;
+        let Options { clock, access_log, log_level, key_wait, watch, hangups } = options;
         let metrics = Arc::new(Metrics::new());
-        metrics.config_generation.set(GENERATION.cast_signed());
 
         // Everything that can be taken by another process is asked for first.
-        let tls = Arc::new(Tls::load(&config.listeners).map_err(StartError::Tls)?);
-        for expired in tls.expired(clock.now()) {
-            tracing::warn!(error = %expired, "clients will not like this");
-        }
-        let entrances = bind_listeners(&config.listeners, &tls)?;
+        let tls = Tls::prepare(&config.listeners, None, clock.now()).map_err(StartError::Tls)?;
+        let tls = Arc::clone(tls.tls());
+        warn_of_expired(&tls, clock.now());
+        let bound = Bound::all(&config.listeners, &tls)?;
         let address = config.admin.address;
         let admin =
             Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
@@ -134,66 +149,60 @@ impl App {
         let control = Control::start().map_err(StartError::Thread)?;
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;
         let (lifecycle, lifecycle_seen) = watch::channel(Lifecycle::Running);
-        let (gateway, parts) = build::build(config, tls, &clock, &metrics, &control.handle)?;
-        let server = gateway.server.clone();
-        let snapshot = Arc::new(ArcSwap::from_pointee(gateway));
+        let base = Base::new(clock.clone(), Arc::clone(&metrics), control.handle.clone())?;
+        let parts = build::build(&base, config, tls, None)?;
+        metrics.config_generation.set(parts.generation.cast_signed());
+        let config = Arc::clone(&parts.config);
+        let snapshot = Arc::new(ArcSwap::new(Arc::clone(&parts.gateway)));
 
         let make_worker = {
-            let (access_log, clock) = (access_log.clone(), clock.clone());
+            let (snapshot, access_log) = (Arc::clone(&snapshot), access_log.clone());
             move || Worker::new(Arc::clone(&snapshot), access_log.clone(), clock.clone())
         };
-        let workers = Workers::start(server.workers, connection_limits(&server.limits), &lifecycle_seen, make_worker)
-            .map_err(StartError::Thread)?;
-        let parts = Arc::new(parts);
-        let (mut listeners, mut redirects) = (Vec::new(), Vec::new());
-        {
-            let _control = control.handle.enter();
-            for (address, socket, entrance) in entrances {
-                match entrance {
-                    Entrance::Redirect(_) => redirects.push(address),
-                    Entrance::Plain | Entrance::Tls(_) => listeners.push(address),
-                }
-                let most = server.limits.connections;
-                let accept = workers.accept(socket, entrance, most, &metrics, lifecycle_seen.clone());
-                control.handle.spawn(accept.map_err(StartError::Thread)?);
-            }
-        }
-        if !parts.tls.endpoints().is_empty() {
-            control.handle.spawn(Arc::clone(&parts.tls).watch(clock.clone()));
-        }
+        let workers =
+            Workers::start(config.server.workers, &lifecycle_seen, make_worker).map_err(StartError::Thread)?;
+        let admission = admission(&config.server.limits);
+        let listeners = Listeners::new(workers.inboxes().clone(), admission, metrics, control.handle.clone());
+        // Nobody can have closed them yet.
+        let _open = listeners.replace(&config.listeners, bound, admission)?.is_ok();
+
+        let live = Arc::new(Live {
+            base,
+            listeners,
+            parts: ArcSwap::from_pointee(parts),
+            log_level,
+            snapshot,
+            source: config.source.clone(),
+            key_wait,
+            seen: Mutex::new(watch.clone().unwrap_or_default()),
+            failure: Mutex::default(),
+            turn: Arc::new(sync::Mutex::new(())),
+        });
+        control.handle.spawn(Arc::clone(&live).follow(hangups, watch.is_some()));
+        control.handle.spawn(Arc::clone(&live).watch_certificates());
         let admin_address = admin.address();
-        let views = views::views(Arc::clone(&parts), metrics, lifecycle_seen, clock, log_level);
+        let views = views::views(&live, lifecycle_seen);
         control.handle.spawn(async move {
             let Err(error) = admin.serve(views).await;
             tracing::error!(%error, "the admin listener stopped");
         });
 
-        let keys = Arc::clone(&parts);
-        let ready = async move { tokio::time::timeout(key_wait, keys.keys_ready()).await };
+        let parts = live.parts.load_full();
+        let ready = async move { tokio::time::timeout(key_wait, parts.keys_ready(None)).await };
         if !matches!(control.run(ready), Some(Ok(()))) {
             tracing::warn!("the keys of a user pool cannot be had yet; tokens that need them are answered with 503");
         }
-        Ok(Self {
-            listeners,
-            redirects,
-            admin: admin_address,
-            parts,
-            workers: Some(workers),
-            lifecycle,
-            access_log,
-            control: Some(control),
-            drain: server.drain,
-        })
+        Ok(Self { admin: admin_address, live, workers: Some(workers), lifecycle, access_log, control: Some(control) })
     }
 
     /// Where clients connect, in the order of the configuration, with real ports.
-    pub fn listeners(&self) -> &[SocketAddr] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        self.live.listeners.addresses()
     }
 
     /// Where clients are sent to `https`, in the order of the configuration, with real ports.
-    pub fn redirects(&self) -> &[SocketAddr] {
-        &self.redirects
+    pub fn redirects(&self) -> Vec<SocketAddr> {
+        self.live.listeners.redirects()
     }
 
     /// Where the operator connects.
@@ -202,13 +211,14 @@ impl App {
     }
 
     /// The configuration in force, with the real addresses of embedded pools.
-    pub fn config(&self) -> &Config {
-        &self.parts.config
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.live.parts.load().config)
     }
 
     /// Where the embedded pool of this name listens.
     pub fn pool(&self, name: &str) -> Option<SocketAddr> {
-        let pool = self.parts.config.pools.iter().find(|pool| *pool.name == *name)?;
+        let config = self.config();
+        let pool = config.pools.iter().find(|pool| *pool.name == *name)?;
         pool.embedded.as_ref().map(|embedded| embedded.address)
     }
 
@@ -219,16 +229,17 @@ impl App {
     }
 
     fn stop(&mut self, hurry: Option<&Receiver<()>>) -> Ended {
+        self.live.listeners.close();
         self.lifecycle.send_replace(Lifecycle::Draining);
         let Some(workers) = self.workers.take() else { return Ended::Drained };
         let ended = match hurry {
             None => Ended::Cut,
-            Some(hurry) => wait_for_drain(&workers, self.drain, hurry),
+            Some(hurry) => wait_for_drain(&workers, self.config().server.drain, hurry),
         };
         self.lifecycle.send_replace(Lifecycle::Stopping);
         workers.join();
         #[cfg(feature = "devpool")]
-        self.parts.shutdown();
+        self.live.parts.load().shutdown(None);
         self.access_log.close(LAST_LINES);
         drop(self.control.take());
         ended
@@ -263,33 +274,11 @@ fn wait_for_drain(workers: &Workers, drain: Duration, hurry: &Receiver<()>) -> E
     Ended::Drained
 }
 
-/// Binds the addresses of all listeners, and those of their redirects.
-fn bind_listeners(
-    listeners: &[config::Listener],
-    tls: &Tls,
-) -> Result<Vec<(SocketAddr, TcpListener, Entrance)>, StartError> {
-    let mut bound = Vec::new();
-    let mut endpoints = tls.endpoints().iter();
-    for (index, listener) in listeners.iter().enumerate() {
-        let what = format!("listener {}", index + 1);
-        let (address, socket) = bind_one(listener.address, &what)?;
-        let entrance = match listener.tls.as_ref().and_then(|_| endpoints.next()) {
-            Some(endpoint) => Entrance::Tls(Arc::clone(endpoint)),
-            None => Entrance::Plain,
-        };
-        bound.push((address, socket, entrance));
-        if let Some(from) = listener.tls.as_ref().and_then(|tls| tls.redirect_http_from) {
-            let (from, socket) = bind_one(from, &format!("{what}, redirect_http_from"))?;
-            bound.push((from, socket, Entrance::Redirect(address.port())));
-        }
+/// Says which certificates are of no use any more, and served all the same.
+fn warn_of_expired(tls: &Tls, now: Timestamp) {
+    for expired in tls.expired(now) {
+        tracing::warn!(error = %expired, "clients will not like this");
     }
-    Ok(bound)
-}
-
-fn bind_one(address: SocketAddr, what: &str) -> Result<(SocketAddr, TcpListener), StartError> {
-    let failed = |source| StartError::Bind { what: what.to_owned(), address, source };
-    let socket = bind(address).map_err(failed)?;
-    Ok((socket.local_addr().map_err(failed)?, socket))
 }
 
 /// Errors, one after the other.
@@ -297,12 +286,12 @@ fn list(errors: &[tls::Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn connection_limits(limits: &config::Limits) -> ConnectionLimits {
-    ConnectionLimits {
-        head: HeadLimits { bytes: limits.head_size, lines: limits.headers },
-        handshake: limits.handshake,
-        patience: Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall },
-    }
+fn admission(limits: &config::Limits) -> Admission {
+    let head = HeadLimits { bytes: limits.head_size, lines: limits.headers };
+    let patience = Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall };
+    let most = limits.connections;
+    let limits = ConnectionLimits { head, patience, handshake: limits.handshake, h2_streams: limits.h2_streams };
+    Admission { most, limits }
 }
 
 /// The control plane: one thread with one runtime for key refresh, calls to user pools, the admin

@@ -9,6 +9,9 @@
 
 mod account;
 mod answer;
+pub mod check;
+pub mod cors;
+mod holders;
 mod members;
 mod sessions;
 mod signin;
@@ -17,7 +20,7 @@ mod tokens;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -26,7 +29,7 @@ use http_body::Body as HttpBody;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::access::Authenticator;
+use crate::access::{Authenticator, Credential, Denial, authenticate};
 use crate::clock::Clock;
 use crate::cognito::{self, Refusal};
 use crate::config;
@@ -34,6 +37,7 @@ use crate::http::{Body, BodyError};
 use crate::problem::{Code, Problem};
 use crate::store;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use holders::Holders;
 use members::Members;
 use sessions::Sessions;
 
@@ -91,9 +95,13 @@ pub struct Auth {
     control: Handle,
     /// Held metrics, one for each of [`ROUTES`], in their order.
     metrics: Vec<Arc<RouteMetrics>>,
+    /// Of [`check`], which stands apart: it has any method and no body.
+    check: Arc<RouteMetrics>,
     /// For everything else below the prefix.
     unknown: Arc<RouteMetrics>,
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
+    /// Asked only where the app client has a secret.
+    holders: Arc<Holders>,
     /// Whether the last real sign-up needed no confirmation: what a hidden one answers, too.
     confirms_itself: AtomicBool,
 }
@@ -113,8 +121,10 @@ impl Auth {
         let held = |path: &str| Arc::new(RouteMetrics::new(metrics, format!("{}{path}", config.prefix)));
         Self {
             metrics: ROUTES.iter().map(|route| held(route.path)).collect(),
+            check: held(check::PATH),
             unknown: held("/*"),
-            sessions: Sessions::new(),
+            sessions: Arc::new(Sessions::new()),
+            holders: Arc::new(Holders::new()),
             confirms_itself: AtomicBool::new(false),
             config,
             client,
@@ -123,6 +133,24 @@ impl Auth {
             clock,
             control,
         }
+    }
+
+    /// The same, with the unfinished sign-ins of `before`, and whose its refresh tokens are, if they
+    /// were begun with the same pool.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        let (pool, known) = (self.client.pool(), before.client.pool());
+        if pool.id != known.id || pool.endpoint != known.endpoint || pool.client_id != known.client_id {
+            return self;
+        }
+        let confirms_itself = AtomicBool::new(before.confirms_itself.load(Ordering::Relaxed));
+        let (sessions, holders) = (Arc::clone(&before.sessions), Arc::clone(&before.holders));
+        Self { sessions, holders, confirms_itself, ..self }
+    }
+
+    /// The configuration that it was made from.
+    pub fn config(&self) -> &config::Auth {
+        &self.config
     }
 
     /// What follows the prefix in a normal path, if the identity routes are meant: empty, or from the
@@ -136,6 +164,9 @@ impl Auth {
 
     /// The counters of the route with this path below the prefix.
     pub fn metrics_of(&self, below_prefix: &str) -> &Arc<RouteMetrics> {
+        if check::serves(below_prefix).is_some() {
+            return &self.check;
+        }
         let index = ROUTES.iter().position(|route| route.path == below_prefix);
         index.and_then(|index| self.metrics.get(index)).unwrap_or(&self.unknown)
     }
@@ -182,6 +213,9 @@ impl Auth {
         B: HttpBody<Data = Bytes, Error = BodyError>,
     {
         let (parts, body) = request.into_parts();
+        if let Credential::Refused(refusal) = authenticate::unasked(&parts.headers) {
+            return Err(Denial::Refused(refusal).into());
+        }
         let may_be_empty = matches!(action, Action::Logout | Action::Validate);
         let members = Members::read(&parts.headers, body, may_be_empty).await?;
         match action {

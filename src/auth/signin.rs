@@ -7,6 +7,7 @@ use super::{Auth, answer, sessions};
 use crate::cognito::{Error, Refusal, Step, Tokens};
 use crate::http::Body;
 use crate::problem::{Code, Problem};
+use crate::secret::Secret;
 
 impl Auth {
     /// `username`, `password`, `device_key?` → tokens or a challenge.
@@ -71,7 +72,9 @@ impl Auth {
     pub(super) async fn refresh(&self, mut members: Members) -> Result<Response<Body>, Problem> {
         let refresh_token = members.secret("refresh_token")?;
         members.finish()?;
-        let outcome = self.ask(|client| async move { client.refresh(&refresh_token, None).await }).await;
+        let holder = self.holders.of(&refresh_token);
+        let sent = refresh_token.clone();
+        let outcome = self.ask(|client| async move { client.refresh(&refresh_token, holder.as_deref()).await }).await;
         let tokens = outcome.map_err(|error| match error {
             // No password is involved: these are about the token, or whom it belongs to.
             Error::Refused(Refusal::Credentials | Refusal::UserUnknown | Refusal::Disabled | Refusal::Parameter(_)) => {
@@ -79,17 +82,31 @@ impl Auth {
             }
             error => error.into(),
         })?;
+        self.note_holder(&tokens, Some(&sent)).await;
         Ok(answer::tokens(&tokens, self.expires_in(&tokens).await))
     }
 
     async fn next(&self, step: Step) -> Result<Response<Body>, Problem> {
         match step {
-            Step::Tokens(tokens) => Ok(answer::tokens(&tokens, self.expires_in(&tokens).await)),
+            Step::Tokens(tokens) => {
+                self.note_holder(&tokens, None).await;
+                Ok(answer::tokens(&tokens, self.expires_in(&tokens).await))
+            }
             Step::Challenge(challenge) => {
                 let sealed = self.sessions.seal(&challenge, self.clock.now());
                 let sealed = sealed.map_err(|sessions::Dead| Problem::from(Code::Internal).because("seal"))?;
                 Ok(answer::challenge(&challenge, &sealed))
             }
+        }
+    }
+
+    /// Remembers whose refresh token was handed out, where a refresh may have to say it.
+    async fn note_holder(&self, tokens: &Tokens, sent: Option<&Secret<String>>) {
+        if self.client.pool().client_secret.is_none() {
+            return;
+        }
+        if let Ok(principal) = self.authenticator.principal(tokens.access_token.expose(), self.clock.now()).await {
+            self.holders.note(tokens, sent, principal.verified().claims());
         }
     }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::access::identity::Identity;
 use crate::cognito::scripted::{Reply, Scripted, Seen};
 use crate::config::Flow;
+use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 use crate::token::testing::{self, HEADER, NOW, access_claims, id_claims, sign};
 
@@ -46,8 +47,18 @@ impl Fixture {
     }
 
     async fn with(hide: bool, script: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::build(hide, None, script).await
+    }
+
+    async fn build(
+        hide: bool,
+        client_secret: Option<&str>,
+        script: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let pool = Scripted::start(script).await;
-        let settings = config::Pool { endpoint: pool.endpoint.clone(), flow: Flow::Password, ..testing::pool() };
+        let client_secret = client_secret.map(|secret| Secret::from(secret.to_owned()));
+        let settings =
+            config::Pool { endpoint: pool.endpoint.clone(), flow: Flow::Password, client_secret, ..testing::pool() };
         let metrics = Arc::new(Metrics::new());
         let http = crate::outbound::client(Duration::from_secs(2), Duration::from_secs(5)).unwrap();
         let clock = Clock::manual(NOW);
@@ -59,6 +70,7 @@ impl Fixture {
             register: true,
             hide_existing_users: hide,
             floor: FLOOR,
+            cors: None,
         };
         let identity = Identity::new(&config::Identity { prefix: "x-auth-".to_owned(), headers: Vec::new() });
         let revoked = Arc::new(store::Memory::new(&metrics));
@@ -424,6 +436,38 @@ async fn refresh_answers_tokens_or_what_is_wrong_with_the_token() {
     let expected = json!({"access_token": "a", "id_token": "i", "token_type": "Bearer", "expires_in": 60});
     assert_eq!((answer.status, &answer.body), (200, &expected));
     assert!(fixture.pool.operations().iter().all(|operation| operation == "GetTokensFromRefreshToken"));
+}
+
+#[tokio::test]
+async fn a_refresh_by_flow_is_signed_for_the_real_username() {
+    let script = |_: usize, seen: &Seen| {
+        let mut result = json!({"AccessToken": access_token(), "ExpiresIn": 3600});
+        match (seen.operation.as_str(), seen.body["AuthFlow"].as_str()) {
+            // An emulator: it lacks the operation, and wants the hash.
+            ("GetTokensFromRefreshToken", _) => return Reply::page(500),
+            (_, Some("USER_PASSWORD_AUTH")) => result["RefreshToken"] = "r1".into(),
+            // It rotates once.
+            (_, Some("REFRESH_TOKEN_AUTH")) if seen.body["AuthParameters"]["REFRESH_TOKEN"] == "r1" => {
+                result["RefreshToken"] = "r2".into();
+            }
+            _ => {}
+        }
+        Reply::Json(200, json!({"ChallengeParameters": {}, "AuthenticationResult": result}))
+    };
+    let fixture = Fixture::build(true, Some("s3cret"), script).await;
+    let unknown = fixture.post("/refresh", json!({"refresh_token": "of another process"})).await;
+    assert_eq!(unknown.status, 502, "{unknown:?}");
+    let username = access_claims()["username"].as_str().unwrap().to_owned();
+    let login = fixture.post("/login", json!({"username": "an-alias@example.com", "password": "pw"})).await;
+    assert_eq!(login.body["refresh_token"], "r1");
+    for token in ["r1", "r2", "r2"] {
+        let answer = fixture.post("/refresh", json!({"refresh_token": token})).await;
+        assert_eq!(answer.status, 200, "{token}: {answer:?}");
+        let last = fixture.pool.seen().pop().unwrap().body;
+        let client_id = last["ClientId"].as_str().unwrap();
+        let hash = cognito::sign::secret_hash(&Secret::from("s3cret".to_owned()), &username, client_id);
+        assert_eq!(last["AuthParameters"], json!({"REFRESH_TOKEN": token, "SECRET_HASH": hash.expose()}));
+    }
 }
 
 #[tokio::test]

@@ -67,9 +67,10 @@ fn check(
 
 /// The warnings with what is wrong with the files that listeners' TLS needs.
 fn with_tls(path: &Path, config: &Config, warnings: Report) -> Report {
-    let found: Vec<Diagnostic> = match Tls::load(&config.listeners) {
-        Ok(tls) => {
-            let expired = tls.expired(Clock::System.now()).into_iter();
+    let now = Clock::System.now();
+    let found: Vec<Diagnostic> = match Tls::prepare(&config.listeners, None, now) {
+        Ok(prepared) => {
+            let expired = prepared.tls().expired(now).into_iter();
             expired.map(|error| at_place(Diagnostic::warning(error.to_string()), &error.place)).collect()
         }
         Err(errors) => errors

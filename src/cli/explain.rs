@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
 
 use super::load;
 use crate::access::authenticate::bearer;
 use crate::access::forwarded::{Forwarded, Hop};
 use crate::access::identity::{Identity, Stamp, stamp};
-use crate::access::{Credential, Denial, Lack, authorize, satisfies};
+use crate::access::{Credential, Denial, Lack, authenticate, authorize, satisfies};
 use crate::clock::Clock;
-use crate::config::{Access, Config, Pool, Route, Rule, Servers};
+use crate::config::{Access, Config, HeaderEdits, Pool, Route, Rule, Servers};
 use crate::gateway::host::effective_host;
 use crate::gateway::route::{Miss, Routes};
 use crate::http::Transport;
 use crate::outbound;
 use crate::path::normalize;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{RequestId, TraceContext};
 use crate::token::jwks::KeySet;
@@ -102,18 +102,36 @@ fn explain(config: &Config, question: &Question, out: &mut dyn Write) -> Result<
         _ => shown(config, question, &request)?,
     };
     line("token", &shown.text())?;
-    let decision = match (&route.access, &shown) {
-        (access, Shown::Nothing) => authorize(access, &Credential::Absent).map(|_| ()),
-        (_, Shown::Refused(denial)) => Err(denial.clone()),
-        (Access::Required(rule), Shown::Claims { claims, pool, .. }) => satisfies(rule, claims, pool),
-        (_, Shown::Claims { claims, pool, .. }) => satisfies(&Rule::default(), claims, pool),
-    };
-    if let Err(denial) = decision {
+    if let Err(denial) = shown.against(&route.access, request.headers()) {
         let why = denial_text(&denial);
         return Ok(line("refused", &refused(&denial.into(), &why))?);
     }
     line("allowed", if matches!(shown, Shown::Nothing) { "as an anonymous caller" } else { "as the token's user" })?;
-    upstream(config, route, &shown, request, &mut line)
+    if let Some(limit) = &route.limit {
+        let (by, burst) = (limit.by.as_str(), limit.burst);
+        line("limit", &format!("{} in {:?} by {by}, {burst} at once", limit.rate, limit.per))?;
+    }
+    if let Some(timeout) = route.timeout {
+        line("timeout", &format!("{timeout:?} for the whole request"))?;
+    }
+    if let Some(rewrite) = &route.rewrite {
+        let text = rewrite.apply(&normal.text);
+        let sent = match normalize(&text) {
+            Ok(sent) => sent,
+            Err(error) => return Ok(line("refused", &refused(&error.into(), &error.to_string()))?),
+        };
+        let stricter = routes
+            .named(&host.name, &sent, request.method())
+            .find(|other| other.upstream == route.upstream && shown.against(&other.access, request.headers()).is_err());
+        line("rewritten", &sent.text)?;
+        if let Some(other) = stricter {
+            let problem = Problem::from(Code::AccessDenied).because("rewrite");
+            let why = format!("that path belongs to {} ({}), whose rule is not met", other.label, other.line);
+            return Ok(line("refused", &refused(&problem, &why))?);
+        }
+    }
+    upstream(config, route, &shown, request, &mut line)?;
+    Ok(edits("answer", &route.response_headers, &mut line)?)
 }
 
 /// The request as a client would send it.
@@ -137,6 +155,16 @@ enum Shown {
 }
 
 impl Shown {
+    /// Whether it passes.
+    fn against(&self, access: &Access, headers: &HeaderMap) -> Result<(), Denial> {
+        match (access, self) {
+            (Access::Public, _) | (_, Self::Nothing) => authorize(access, &authenticate::unasked(headers)).map(|_| ()),
+            (_, Self::Refused(denial)) => Err(denial.clone()),
+            (Access::Required(rule), Self::Claims { claims, pool, .. }) => satisfies(rule, claims, pool),
+            (Access::Optional, Self::Claims { claims, pool, .. }) => satisfies(&Rule::default(), claims, pool),
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Nothing => "none, or not looked at".to_owned(),
@@ -208,7 +236,7 @@ fn verify(config: &Config, token: &str) -> Result<Result<Shown, token::Error>, F
 
 fn rule_text(access: &Access) -> String {
     match access {
-        Access::Public => "public: everybody may pass, credentials are not looked at".to_owned(),
+        Access::Public => "public: everybody may pass, a credential is not looked at".to_owned(),
         Access::Optional => "optional: no credential, or a good one".to_owned(),
         Access::Required(rule) if *rule == Rule::default() => "required: a verified token".to_owned(),
         Access::Required(rule) => {
@@ -255,9 +283,7 @@ fn upstream(
     };
     let servers = match &upstream.servers {
         Servers::Whoami => "whoami: (built in)".to_owned(),
-        Servers::Http(endpoints) => {
-            endpoints.iter().map(|e| format!("http://{}", e.authority)).collect::<Vec<_>>().join(", ")
-        }
+        Servers::Http(endpoints) => endpoints.iter().map(|endpoint| endpoint.url()).collect::<Vec<_>>().join(", "),
     };
     line("upstream", &format!("{} at {servers}", upstream.name))?;
     let identity = Identity::new(&config.identity);
@@ -291,7 +317,8 @@ fn upstream(
         trace: TraceContext::random(),
     };
     let anonymous = authorize(&Access::Public, &Credential::Absent).map_err(|denial| denial_text(&denial))?;
-    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: upstream.keep_authorization };
+    let edits = &route.request_headers;
+    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: upstream.keep_authorization, edits };
     let vetted = stamp(request, &anonymous, &stamp_with)?;
     let mut headers = vetted.request().headers().clone();
     for name in before.iter().filter(|name| !headers.contains_key(*name)) {
@@ -299,12 +326,24 @@ fn upstream(
     }
     headers.extend(identity_headers);
     for (name, value) in &headers {
-        let shown = if *name == header::AUTHORIZATION || *name == header::COOKIE {
+        let shown = if *name == header::AUTHORIZATION || *name == header::COOKIE || value.is_sensitive() {
             "***".into()
         } else {
             String::from_utf8_lossy(value.as_bytes())
         };
         line("sends", &format!("{name}: {shown}"))?;
+    }
+    Ok(())
+}
+
+/// What is changed of the answer's headers.
+fn edits(name: &str, edits: &HeaderEdits, line: &mut dyn FnMut(&str, &str) -> io::Result<()>) -> io::Result<()> {
+    for removed in &edits.remove {
+        line(name, &format!("without {removed}"))?;
+    }
+    for (set, value) in &edits.set {
+        let shown = if value.is_sensitive() { "***".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        line(name, &format!("with {set}: {shown}"))?;
     }
     Ok(())
 }

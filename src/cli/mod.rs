@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Contents};
 
 /// How a process ended; `portcullis --help` prints these.
 pub mod exit {
@@ -53,8 +53,14 @@ impl Color {
 
 /// Reads the configuration, prints what is to be said of it, and gives it or the exit code.
 pub(crate) fn load(path: &Path) -> Result<Config, u8> {
-    let (outcome, report) = match config::load(path, &|name| std::env::var(name).ok()) {
-        Ok(loaded) => (Ok(loaded.config), loaded.warnings),
+    load_and_note(path).map(|(config, _)| config)
+}
+
+/// The same with what was read for it.
+pub(crate) fn load_and_note(path: &Path) -> Result<(Config, Contents), u8> {
+    let (outcome, contents) = config::load_and_note(path, &|name| std::env::var(name).ok());
+    let (outcome, report) = match outcome {
+        Ok(loaded) => (Ok((loaded.config, contents)), loaded.warnings),
         Err(report) => (Err(exit::CONFIG), report),
     };
     if !report.diagnostics.is_empty() {

@@ -2,13 +2,14 @@
 
 use std::io::{self, Write};
 use std::net::ToSocketAddrs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit;
 use crate::clock::Clock;
-use crate::config::{self, Config, Pool, Servers};
+use crate::config::{self, Config, Pool, Servers, Transport};
 use crate::outbound;
 use crate::telemetry::metrics::Metrics;
 use crate::token::jwks::KeySet;
@@ -42,8 +43,12 @@ pub(super) fn check(path: &Path, env: &dyn Fn(&str) -> Option<String>, out: &mut
     for upstream in upstreams {
         let Servers::Http(endpoints) = &upstream.servers else { continue };
         for endpoint in endpoints {
-            let outcome = connect(&endpoint.host, endpoint.port).map(|()| "reached".to_owned());
-            tell(format!("upstream {} at {}", upstream.name, endpoint.authority), outcome)?;
+            let outcome = match &endpoint.transport {
+                Transport::Unix(path) => UnixStream::connect(path).map(drop).map_err(|error| error.to_string()),
+                Transport::Plain | Transport::Tls => connect(&endpoint.host, endpoint.port),
+            };
+            let outcome = outcome.map(|()| "reached".to_owned());
+            tell(format!("upstream {} at {}", upstream.name, endpoint.label()), outcome)?;
         }
     }
     Ok(if all_there { exit::FINE } else { exit::OTHER })

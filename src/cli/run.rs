@@ -2,50 +2,78 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
-use super::{Color, exit, load};
+use super::{Color, exit, load_and_note};
 use crate::app::{App, Ended, Options, StartError};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, Contents, LogFormat};
+use crate::server::Descriptors;
 use crate::telemetry;
 use crate::telemetry::access_log::Sink;
 
 /// Serves the configuration in `path`. Returns the exit code.
 pub fn run(path: &Path) -> u8 {
-    let config = match load(path) {
-        Ok(config) => config,
+    let (config, contents) = match load_and_note(path) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match serve(config) {
+    match serve(config, contents) {
         Ok(Ended::Drained) => exit::FINE,
         Ok(Ended::Cut) => exit::NOT_DRAINED,
         Err(error) => {
             super::print_error(&*error);
             match error.downcast_ref() {
-                Some(StartError::Bind { .. } | StartError::Tls(_)) => exit::BIND,
+                Some(StartError::Bind { .. } | StartError::Tls(_) | StartError::Upstream { .. }) => exit::BIND,
                 _ => exit::OTHER,
             }
         }
     }
 }
 
-fn serve(config: Config) -> Result<Ended, Box<dyn std::error::Error>> {
+fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error::Error>> {
     let log = telemetry::init(&config.log)?;
     let log_level = log.level.clone();
     let access_log = if config.log.access { Sink::Stdout(config.log.format) } else { Sink::Off };
     let show_banner = config.log.format != LogFormat::Json && io::stderr().is_terminal()
         || config.pools.iter().any(|pool| pool.embedded.is_some());
     // Before anything can be asked to be finished: a signal in between would end the process at once.
-    let heard = hear_signals()?;
-    let app = App::start(config, Options { access_log, log_level: Some(log_level), ..Options::default() })?;
+    let hangups = Arc::new(Notify::new());
+    let heard = hear_signals(Arc::clone(&hangups))?;
+    raise_descriptors(config.server.limits.connections);
+    let watch = Some(contents);
+    let options = Options { access_log, log_level: Some(log_level), watch, hangups, ..Options::default() };
+    let app = App::start(config, options)?;
     if show_banner {
         io::stderr().write_all(banner(&app, Color::of_stderr()).as_bytes())?;
     } else {
         tracing::info!(listeners = ?app.listeners(), admin = %app.admin(), "serving");
     }
     Ok(wait(app, &heard))
+}
+
+/// Gets as many file descriptors as the process may have, and says so when they are too few.
+fn raise_descriptors(connections: usize) {
+    let descriptors = match Descriptors::raise() {
+        Ok(descriptors) => descriptors,
+        Err(error) => return tracing::warn!(%error, "the limit on open files could not be raised"),
+    };
+    let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    let (before, now) = (shown(descriptors.before), shown(descriptors.now));
+    match descriptors.wanted_for(connections) {
+        None => tracing::info!(before, now, "open files"),
+        Some(wanted) => tracing::warn!(
+            before,
+            now,
+            wanted,
+            connections,
+            "the hard limit on open files is too low for so many connections: raise it, or lower \
+             `connections` in [server.limits]"
+        ),
+    }
 }
 
 /// Waits for the first signal, then for the drain or the second one.
@@ -58,8 +86,9 @@ fn wait(app: App, heard: &Receiver<()>) -> Ended {
     ended
 }
 
-/// Listens for signals on a thread of its own. Every request to stop comes out of the channel.
-fn hear_signals() -> io::Result<Receiver<()>> {
+/// Listens for signals on a thread of its own. Every request to stop comes out of the channel; a
+/// hangup asks for a reload.
+fn hear_signals(hangups: Arc<Notify>) -> io::Result<Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (requests, heard) = sync_channel(4);
     let signals = {
@@ -67,18 +96,25 @@ fn hear_signals() -> io::Result<Receiver<()>> {
         [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal)
     };
     let [terminate, interrupt, hangup] = signals;
-    let listening = listen(terminate?, interrupt?, hangup?, requests);
+    let listening = listen(terminate?, interrupt?, hangup?, requests, hangups);
     std::thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(listening))?;
     Ok(heard)
 }
 
-async fn listen(mut terminate: Signal, mut interrupt: Signal, mut hangup: Signal, requests: SyncSender<()>) {
+async fn listen(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    mut hangup: Signal,
+    requests: SyncSender<()>,
+    hangups: Arc<Notify>,
+) {
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hangup.recv() => {
-                tracing::warn!("this version does not read its configuration again: restart it");
+                // One that comes while it reads makes it read once more.
+                hangups.notify_one();
                 continue;
             }
         }
@@ -96,8 +132,9 @@ fn banner(app: &App, color: Color) -> String {
         Some(_) => "https://",
         None => "http://",
     };
-    let listening = app.listeners().iter().enumerate();
-    let listening: Vec<_> = listening.map(|(at, address)| format!("{}{address}", scheme(at))).collect();
+    let listening = app.listeners();
+    let listening: Vec<_> =
+        listening.iter().enumerate().map(|(at, address)| format!("{}{address}", scheme(at))).collect();
     let mut lines = vec![
         String::new(),
         format!("  {} {}", bold("Portcullis"), env!("CARGO_PKG_VERSION")),

@@ -46,7 +46,7 @@ pub static TLS: Shape = Shape {
     place: "[listener.tls]",
     keys: &["certificates", "client_ca", "client_auth", "min_version", "redirect_http_from"],
 };
-/// One of `certificates` there.
+/// One of `certificates` there, and `client` in [upstream.NAME.tls].
 pub static CERTIFICATE: Shape = Shape { place: "a certificate", keys: &["chain", "key"] };
 /// `[admin]`.
 pub static ADMIN: Shape = Shape { place: "[admin]", keys: &["address"] };
@@ -96,6 +96,11 @@ pub static UPSTREAM: Shape = Shape {
 };
 /// One of `servers` there, as a table.
 pub static ENDPOINT: Shape = Shape { place: "a server", keys: &["url", "weight"] };
+/// `[upstream.NAME.tls]`.
+pub static UPSTREAM_TLS: Shape =
+    Shape { place: "[upstream.NAME.tls]", keys: &["ca", "client", "server_name", "danger_accept_invalid"] };
+/// `[upstream.NAME.health]`.
+pub static HEALTH: Shape = Shape { place: "[upstream.NAME.health]", keys: &["path", "every", "timeout", "up", "down"] };
 /// `[[route]]`.
 pub static ROUTE: Shape = Shape {
     place: "[[route]]",
@@ -120,11 +125,17 @@ pub static ROUTE: Shape = Shape {
 /// `access` as a table.
 pub static ACCESS: Shape =
     Shape { place: "`access`", keys: &["groups", "scopes", "claims", "pool", "token_use", "clients"] };
+/// `limit` there.
+pub static LIMIT: Shape = Shape { place: "`limit`", keys: &["rate", "burst", "by"] };
+/// `request_headers` and `response_headers` there.
+pub static HEADER_EDITS: Shape = Shape { place: "a table of header edits", keys: &["set", "remove"] };
 /// `[auth]`.
 pub static AUTH: Shape = Shape {
     place: "[auth]",
     keys: &["prefix", "hosts", "pool", "register", "hide_existing_users", "floor", "cors", "limits"],
 };
+/// `cors` there.
+pub static CORS: Shape = Shape { place: "`cors`", keys: &["origins"] };
 /// `[identity]`.
 pub static IDENTITY: Shape = Shape { place: "[identity]", keys: &["prefix", "headers"] };
 /// `[store]`.
@@ -231,6 +242,14 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&UPSTREAM, "health_check", "[upstream.NAME.health]"),
     (&UPSTREAM, "pass_authorization", "`authorization = \"keep\"`"),
     (&ENDPOINT, "address", "`url`"),
+    (&UPSTREAM_TLS, "ca_file", "`ca`"),
+    (&UPSTREAM_TLS, "sni", "`server_name`"),
+    (&UPSTREAM_TLS, "insecure", "`danger_accept_invalid`"),
+    (&UPSTREAM_TLS, "insecure_skip_verify", "`danger_accept_invalid`"),
+    (&HEALTH, "interval", "`every`"),
+    (&HEALTH, "url", "`path`"),
+    (&HEALTH, "rise", "`up`"),
+    (&HEALTH, "fall", "`down`"),
     (&ROUTE, "hosts", "`host`, one for each [[route]]"),
     (&ROUTE, "paths", "`path`, one for each [[route]]"),
     (&ROUTE, "prefix", "`path`, which ends with /*"),
@@ -247,6 +266,16 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&ROUTE, "timeout_ms", "`timeout`, a duration"),
     (&ROUTE, "max_body_size", "`body`"),
     (&ROUTE, "rate_limit", "`limit`"),
+    (&ROUTE, "replace_path", "`rewrite`"),
+    (&ROUTE, "strip", "`strip_prefix`"),
+    (&ROUTE, "headers", "`request_headers` or `response_headers`"),
+    (&LIMIT, "requests", "`rate`, for instance \"100/1s\""),
+    (&LIMIT, "average", "`rate`, for instance \"100/1s\""),
+    (&LIMIT, "period", "part of `rate`, for instance \"100/1s\""),
+    (&LIMIT, "key", "`by`"),
+    (&HEADER_EDITS, "add", "`set`, which replaces what is there"),
+    (&HEADER_EDITS, "delete", "`remove`"),
+    (&HEADER_EDITS, "unset", "`remove`"),
     (&ACCESS, "public", "`access = \"public\"`, which has no rule"),
     (&ACCESS, "optional", "`access = \"optional\"`, which has no rule"),
     (&ACCESS, "required", "`access = \"required\"`"),
@@ -259,6 +288,9 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&AUTH, "user_pool", "`pool`"),
     (&AUTH, "signup", "`register`"),
     (&AUTH, "allow_register", "`register`"),
+    (&CORS, "origin", "`origins`, a list"),
+    (&CORS, "allowed_origins", "`origins`"),
+    (&CORS, "allow_origins", "`origins`"),
     (&IDENTITY, "header_prefix", "`prefix`"),
     (&IDENTITY, "claims", "`headers`"),
     (&STORE, "type", "`kind`"),
@@ -302,33 +334,14 @@ use Refused::{All, AllBut, Starting};
 const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "session", All, "[session]"),
     unavailable(&ROOT, "trace", All, "[trace]"),
-    unavailable(&LIMITS, "h2_streams", AllBut(&["128"]), "`h2_streams`"),
     unavailable(&LISTENER, "address", Starting("unix:"), "a listener on a unix socket"),
     unavailable(&LISTENER, "proxy_protocol", AllBut(&["false"]), "`proxy_protocol`"),
-    unavailable(&LISTENER, "h2c", AllBut(&["false"]), "`h2c`"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
-    unavailable(&UPSTREAM, "servers", Starting("unix:"), "an upstream on a unix socket"),
-    unavailable(&UPSTREAM, "servers", Starting("https://"), "TLS to upstreams"),
-    unavailable(&ENDPOINT, "url", Starting("unix:"), "an upstream on a unix socket"),
-    unavailable(&ENDPOINT, "url", Starting("https://"), "TLS to upstreams"),
-    unavailable(&ENDPOINT, "weight", AllBut(&["1"]), "`weight`"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
-    unavailable(&UPSTREAM, "balance", AllBut(&["\"least\""]), "another `balance` than least"),
     unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
-    unavailable(&UPSTREAM, "retries", AllBut(&["1", "0"]), "more than one retry"),
-    unavailable(&UPSTREAM, "resolve", AllBut(&["\"30s\""]), "`resolve`"),
-    unavailable(&UPSTREAM, "health", All, "[upstream.NAME.health]"),
-    unavailable(&UPSTREAM, "tls", All, "[upstream.NAME.tls]"),
     unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
-    unavailable(&ROUTE, "strip_prefix", All, "`strip_prefix`"),
-    unavailable(&ROUTE, "rewrite", All, "`rewrite`"),
-    unavailable(&ROUTE, "timeout", AllBut(&["\"0\""]), "`timeout` of a route"),
     unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
-    unavailable(&ROUTE, "limit", All, "`limit`"),
-    unavailable(&ROUTE, "request_headers", All, "`request_headers`"),
-    unavailable(&ROUTE, "response_headers", All, "`response_headers`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
-    unavailable(&AUTH, "cors", All, "`cors`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),
     unavailable(&STORE, "kind", AllBut(&["\"memory\""]), "another store than memory"),
     unavailable(&STORE, "url", All, "`url` in [store]"),

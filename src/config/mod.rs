@@ -5,6 +5,7 @@
 //! nothing fails for a reason that stands in the file.
 
 pub mod diagnostic;
+mod edits;
 pub mod file;
 mod mask;
 pub mod path;
@@ -12,17 +13,20 @@ mod section;
 mod sources;
 pub mod validate;
 pub mod values;
+pub mod watch;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
+pub use crate::config::edits::{HeaderEdits, Rewrite};
 pub use crate::config::validate::parse;
+pub use crate::config::watch::Contents;
 use crate::secret::Secret;
 
 /// A file that can be used.
@@ -39,12 +43,22 @@ pub struct Loaded {
 /// # Errors
 /// All mistakes at once, or the reason why the file cannot be read.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    load_and_note(path, env).0
+}
+
+/// The same, with what was read for it: also of a file that cannot be used, so that it can be told
+/// when there is something new to read.
+pub fn load_and_note(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> (Result<Loaded, Report>, Contents) {
     let unreadable =
         |why: String| Report::new(path, "", vec![Diagnostic::error(format!("cannot read {}: {why}", path.display()))]);
-    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| unreadable(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))?;
-    parse(&text, path, env)
+    let read = std::fs::read(path);
+    let mut contents = Contents::of(path, read.as_deref().ok());
+    let text = read.map_err(|error| unreadable(error.to_string())).and_then(|bytes| {
+        String::from_utf8(bytes)
+            .map_err(|error| unreadable(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))
+    });
+    let loaded = text.and_then(|text| validate::parse_and_note(&text, path, env, &mut contents));
+    (loaded, contents)
 }
 
 /// A checked configuration. Names in it (of pools and upstreams) are known to resolve.
@@ -73,7 +87,7 @@ pub struct Config {
 }
 
 /// `[server]`: what holds for the whole process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// Data-plane threads, at least 1; `0` in the file has become the number of cores.
     pub workers: usize,
@@ -86,7 +100,7 @@ pub struct Server {
 }
 
 /// `[server.limits]`: what one client may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Open client connections, over all listeners.
     pub connections: usize,
@@ -104,6 +118,8 @@ pub struct Limits {
     pub body: Option<u64>,
     /// A body of which no byte moves, in either direction.
     pub body_stall: Duration,
+    /// Requests that may be open at once on one HTTP/2 connection.
+    pub h2_streams: u32,
 }
 
 /// `[[listener]]`: an address that clients connect to.
@@ -111,32 +127,23 @@ pub struct Limits {
 pub struct Listener {
     /// Port 0 takes any free port.
     pub address: SocketAddr,
+    /// Clients may speak HTTP/2 from the first byte on, without TLS. With TLS, ALPN tells.
+    pub h2c: bool,
     /// `[listener.tls]`; absent: plaintext.
     pub tls: Option<Tls>,
+    /// A plaintext address that answers everything with a redirect here. Port 0 takes any free port.
+    pub redirect_http_from: Option<SocketAddr>,
 }
 
 /// `[listener.tls]`: how the listener speaks TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// At least one; the first is also for names that none is for.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<CertificateFiles>,
     /// Whether clients show certificates.
     pub client_auth: ClientAuth,
     /// The oldest version that is spoken.
     pub min_version: TlsVersion,
-    /// A plaintext address that answers everything with a redirect here. Port 0 takes any free port.
-    pub redirect_http_from: Option<SocketAddr>,
-}
-
-/// One of `certificates` there: two PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
-    /// The certificate, and those that vouch for it.
-    pub chain: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-    /// Where it stands in the file.
-    pub place: Place,
 }
 
 /// Whether a listener asks clients for certificates.
@@ -198,7 +205,7 @@ pub struct Admin {
 }
 
 /// `[pool.NAME]`: a Cognito user pool whose users may enter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// The name in the file.
     pub name: Arc<str>,
@@ -292,7 +299,7 @@ impl TokenUse {
 }
 
 /// `[pool.NAME.keys]`: how the key set is kept fresh.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Keys {
     /// Between background fetches.
     pub refresh: Duration,
@@ -305,7 +312,7 @@ pub struct Keys {
 }
 
 /// `[pool.NAME.embedded]`: a user pool for development, in this process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Embedded {
     /// A loopback address; port 0 takes any free port.
     pub address: SocketAddr,
@@ -316,7 +323,7 @@ pub struct Embedded {
 }
 
 /// A user that the embedded pool creates, confirmed, if it is not there yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SeedUser {
     /// The user name.
     pub username: String,
@@ -329,12 +336,14 @@ pub struct SeedUser {
 }
 
 /// `[upstream.NAME]`: a backend, under one name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// The name in the file.
     pub name: Arc<str>,
     /// Where requests go.
     pub servers: Servers,
+    /// Which of them takes a request.
+    pub balance: Balance,
     /// What the backend gets as `Host`.
     pub host: HostHeader,
     /// To establish a connection, name look-up included.
@@ -343,10 +352,31 @@ pub struct Upstream {
     pub response_head: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
-    /// How often a request that was never sent is tried again.
+    /// How often a request that was never sent, or is idempotent, is tried again.
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.
     pub keep_authorization: bool,
+    /// Between two look-ups of the servers' names.
+    pub resolve: Duration,
+    /// `[upstream.NAME.health]`; absent: servers are judged by requests alone.
+    pub health: Option<Health>,
+    /// `[upstream.NAME.tls]`.
+    pub tls: UpstreamTls,
+}
+
+/// `[upstream.NAME.health]`: how servers are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked for, as it goes over the wire; a query is allowed. 2xx and 3xx are good.
+    pub path: String,
+    /// Between two probes of a server.
+    pub every: Duration,
+    /// For a whole probe; not longer than `every`.
+    pub timeout: Duration,
+    /// Good probes in a row until a server is back in use.
+    pub up: u32,
+    /// Bad probes in a row until it is out of use.
+    pub down: u32,
 }
 
 /// Where an upstream's requests go.
@@ -354,19 +384,95 @@ pub struct Upstream {
 pub enum Servers {
     /// The built-in server that answers with what it received.
     Whoami,
-    /// `http://` servers, at least one; the less busy of two random ones is taken.
+    /// Servers elsewhere, at least one.
     Http(Vec<Endpoint>),
 }
 
-/// One `http://` server of an upstream.
+/// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// A name or an address; IPv6 without brackets.
+    /// How it is reached.
+    pub transport: Transport,
+    /// A name or an address; IPv6 without brackets. `localhost` for a unix socket.
     pub host: String,
-    /// The port, 80 unless written.
+    /// The port, 80 or 443 unless written; 0 for a unix socket.
     pub port: u16,
-    /// `host:port` as it belongs in a `Host` header (without the default port) and in metrics.
+    /// `host:port` as it belongs in a `Host` header, without the default port.
     pub authority: String,
+    /// Its share of the requests, 1 to 1000, compared with those of the others.
+    pub weight: u32,
+}
+
+impl Endpoint {
+    /// As in the file, which also tells it from all others.
+    pub fn url(&self) -> String {
+        match &self.transport {
+            Transport::Plain => format!("http://{}", self.authority),
+            Transport::Tls => format!("https://{}", self.authority),
+            Transport::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// How metrics and logs call it.
+    pub fn label(&self) -> String {
+        match &self.transport {
+            Transport::Plain | Transport::Tls => self.authority.clone(),
+            Transport::Unix(_) => self.url(),
+        }
+    }
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// `http://`.
+    Plain,
+    /// `https://`.
+    Tls,
+    /// `unix:PATH`; a socket of this machine.
+    Unix(PathBuf),
+}
+
+/// `[upstream.NAME.tls]`: what is expected of `https://` servers, and shown to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// PEM file of the certificate authorities that count instead of the machine's.
+    pub ca: Option<PathBuf>,
+    /// PEM files of the client certificate.
+    pub client: Option<CertificateFiles>,
+    /// The name in the certificate, and in SNI, instead of the URL's.
+    pub server_name: Option<String>,
+    /// Every certificate will do.
+    pub danger_accept_invalid: bool,
+}
+
+impl UpstreamTls {
+    /// Whether there is more to it than its settings: the content of files.
+    pub fn has_files(&self) -> bool {
+        self.ca.is_some() || self.client.is_some()
+    }
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM file: the certificate, and those that vouch for it.
+    pub chain: PathBuf,
+    /// PEM file of the private key.
+    pub key: PathBuf,
+    /// Where they stand in the file.
+    pub place: Place,
+}
+
+/// Which server of an upstream takes the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// The less busy of two random ones.
+    Least,
+    /// Each in turn.
+    RoundRobin,
+    /// Always the same one for a user; for a client address where nobody is signed in.
+    Hash,
 }
 
 /// What the backend gets as `Host`.
@@ -381,7 +487,7 @@ pub enum HostHeader {
 }
 
 /// `[[route]]`: which requests, to where, for whom.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// How logs, metrics and `explain` call it: `host path`, or just the path.
     pub label: Arc<str>,
@@ -397,6 +503,16 @@ pub struct Route {
     pub access: Access,
     /// Bytes of a request body. `None`: no limit.
     pub body: Option<u64>,
+    /// What goes upstream in place of the path.
+    pub rewrite: Option<Rewrite>,
+    /// From the end of the request's head to the last byte of its answer. `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// How often somebody may ask.
+    pub limit: Option<Limit>,
+    /// What is changed of the request's headers, after all that the gateway does with them itself.
+    pub request_headers: HeaderEdits,
+    /// What is changed of the headers of the upstream's answer.
+    pub response_headers: HeaderEdits,
     /// `%2f` in the path is kept as it is instead of refused.
     pub keep_encoded_slashes: bool,
     /// 1-based line of the `[[route]]` header in the file.
@@ -421,6 +537,38 @@ pub enum PathPattern {
     Exact(String),
     /// `/api/*` is stored as `/api` and means `/api` and everything below `/api/`; `/*` as ``.
     Prefix(String),
+}
+
+/// `limit` of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// So many requests, at least 1, …
+    pub rate: u32,
+    /// … in this time, in the long run.
+    pub per: Duration,
+    /// So many at once, at least 1.
+    pub burst: u32,
+    /// Who is counted together.
+    pub by: LimitBy,
+}
+
+/// Who is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitBy {
+    /// The client's address.
+    Client,
+    /// The user; anonymous callers by their address.
+    Subject,
+}
+
+impl LimitBy {
+    /// The word in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Subject => "subject",
+        }
+    }
 }
 
 /// Who may pass a route.
@@ -452,7 +600,7 @@ pub struct Rule {
 }
 
 /// `[auth]`: the identity routes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Auth {
     /// For instance `/auth`; in normal form, without a trailing slash.
     pub prefix: String,
@@ -466,15 +614,31 @@ pub struct Auth {
     pub hide_existing_users: bool,
     /// Those answers never come sooner.
     pub floor: Duration,
+    /// Pages of which other origins may use them. `None`: nothing is said about origins.
+    pub cors: Option<Cors>,
+}
+
+/// `cors` of `[auth]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Exactly as browsers write them (RFC 6454 §6.2), at least one.
+    pub origins: Vec<HeaderValue>,
 }
 
 /// `[identity]`: how the backend learns who is calling.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     /// Inbound headers that could be read as one of these are removed; lower case.
     pub prefix: String,
     /// What is set, for which header. Every name starts with the prefix.
     pub headers: Vec<(HeaderName, ClaimSource)>,
+}
+
+impl Identity {
+    /// Whether a header could be read as one of the identity headers.
+    pub fn manages(&self, name: &HeaderName) -> bool {
+        crate::http::starts_collapsed(name.as_str(), self.prefix.as_bytes())
+    }
 }
 
 /// Where an identity header's value comes from.
@@ -491,7 +655,7 @@ pub enum ClaimSource {
 }
 
 /// `[log]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// The least severe level that is written.
     pub level: tracing::Level,

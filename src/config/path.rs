@@ -53,6 +53,24 @@ pub fn prefix(text: &str) -> Result<String, Invalid> {
     }
 }
 
+/// Reads a prefix that is removed from paths: without a star and without a trailing slash.
+///
+/// # Errors
+/// When it is not in normal form, has a star, or is the root, of which nothing can be removed.
+pub fn stripped(text: &str) -> Result<String, Invalid> {
+    if text.contains('*') {
+        return Err(Invalid::new("it has a star").help("write the path alone, for instance \"/api\""));
+    }
+    exact(text, false)?;
+    match text.strip_suffix('/') {
+        Some("") => {
+            Err(Invalid::new("there is nothing to remove").help("leave it out, or write for instance \"/api\""))
+        }
+        Some(path) => Err(Invalid::new("it ends with a slash").help(format!("write \"{path}\""))),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// Whether a path equals its normal form.
 fn exact(path: &str, keep_encoded_slashes: bool) -> Result<(), Invalid> {
     if !path.starts_with('/') {

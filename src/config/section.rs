@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use crate::config::diagnostic::{Diagnostic, Span, closest};
 use crate::config::file::{self, Shape, Unavailable};
 use crate::config::values::{self, Invalid};
+use crate::config::watch::Contents;
 
 /// What the reading of every section shares.
 pub(super) struct Reader<'a> {
@@ -21,11 +22,13 @@ pub(super) struct Reader<'a> {
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     /// What was found so far.
     found: RefCell<Vec<Diagnostic>>,
+    /// What files of secrets held.
+    pub(super) contents: RefCell<Contents>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(folder: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { folder, env, found: RefCell::new(Vec::new()) }
+        Self { folder, env, found: RefCell::default(), contents: RefCell::default() }
     }
 
     /// Notes a mistake or a warning.
@@ -39,9 +42,9 @@ impl<'a> Reader<'a> {
         self.note(Diagnostic { help: invalid.help, ..diagnostic });
     }
 
-    /// Everything that was noted.
-    pub(super) fn finish(self) -> Vec<Diagnostic> {
-        self.found.into_inner()
+    /// Everything that was noted, and what was read for it.
+    pub(super) fn finish(self) -> (Vec<Diagnostic>, Contents) {
+        (self.found.into_inner(), self.contents.into_inner())
     }
 
     /// Notes and tells when `key = value` belongs to a part that does not exist yet.

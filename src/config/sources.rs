@@ -60,10 +60,13 @@ impl Section<'_> {
 
     /// The file's text without the line end that editors and `echo` put behind it.
     fn read_file(&self, path: &str) -> Result<Secret<String>, Invalid> {
-        let mut text = String::new();
-        let read = std::fs::File::open(self.reader.folder.join(path))
-            .and_then(|file| file.take(SECRET_FILE_LIMIT + 1).read_to_string(&mut text));
-        read.map_err(|error| match error.kind() {
+        let path = self.reader.folder.join(path);
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(&path)
+            .and_then(|file| file.take(SECRET_FILE_LIMIT + 1).read_to_end(&mut bytes).map(drop));
+        self.reader.contents.borrow_mut().note(&path, SECRET_FILE_LIMIT + 1, read.is_ok().then_some(&bytes));
+        let text = read.and_then(|()| String::from_utf8(bytes).map_err(|_| ErrorKind::InvalidData.into()));
+        let text = text.map_err(|error: std::io::Error| match error.kind() {
             ErrorKind::NotFound => Invalid::new("there is no such file"),
             ErrorKind::InvalidData => Invalid::new("this file is not UTF-8"),
             _ => Invalid::new("this file cannot be read").help(error.to_string()),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use http::{HeaderName, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 use ipnet::IpNet;
 
 use crate::config::HostPattern;
@@ -270,6 +270,38 @@ pub fn web_url(text: &str) -> Result<String, Invalid> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
+/// Reads an origin as browsers write it (RFC 6454 §6.2): `https://app.example.com`, or with a port that
+/// is not the scheme's own.
+///
+/// # Errors
+/// When no browser would send it so, or when it stands for more than one origin.
+pub fn origin(text: &str) -> Result<HeaderValue, Invalid> {
+    let example = "write for instance \"https://app.example.com\"";
+    if text.contains('*') || text == "null" {
+        return Err(Invalid::new("not one origin").help("name each origin whose pages may use this"));
+    }
+    let Some((scheme, authority)) = text.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"))
+    else {
+        return Err(Invalid::new("it does not start with https:// or http://").help(example));
+    };
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(Invalid::new("not in lower case").help(format!("write \"{}\"", text.to_ascii_lowercase())));
+    }
+    if let Some((host, _)) = authority.split_once('/') {
+        return Err(Invalid::new("it has a path").help(format!("write \"{scheme}://{host}\"")));
+    }
+    let default = if scheme == "https" { ":443" } else { ":80" };
+    if let Some(host) = authority.strip_suffix(default) {
+        return Err(Invalid::new("browsers leave this port out").help(format!("write \"{scheme}://{host}\"")));
+    }
+    let name = match authority.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() => name,
+        _ => authority,
+    };
+    host_name(name)?;
+    HeaderValue::from_str(text).map_err(|_invalid| Invalid::new("not an origin").help(example))
+}
+
 /// Whether a URL's host is this machine.
 fn is_loopback(host: &str) -> bool {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
@@ -363,7 +395,7 @@ mod tests {
         #[test]
         fn no_text_makes_a_parser_panic(text in r"(\PC|[0-9smhKiB/.:*%\[\]-]){0,20}") {
             let _results = (duration(&text), size(&text), rate(&text), address(&text), network(&text), method(&text));
-            let _results = (host_pattern(&text), header_name(&text), claim_name(&text), web_url(&text));
+            let _results = (host_pattern(&text), header_name(&text), claim_name(&text), web_url(&text), origin(&text));
         }
     }
 }

@@ -3,29 +3,34 @@
 //! `handle` cannot fail: it begins the record, turns a problem or a panic into an answer,
 //! and moves the record into it. `respond` is the way of a request from top to bottom.
 
+mod deadline;
 pub mod host;
 mod panic;
 mod redirect;
 pub mod route;
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
+use self::deadline::Deadline;
 use self::host::effective_host;
 use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
-use crate::access::{Authenticator, Credential, Denial, Permit, authorize};
-use crate::auth::Auth;
+use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
+use crate::auth::cors::Crossing;
+use crate::auth::{Auth, check};
 use crate::clock::Clock;
-use crate::config::{self, Access, HostPattern, PathPattern};
+use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
 use crate::http::{Body, ConnInfo, Transport, client_addr, first, is_trusted};
+use crate::limit::{Key, Limiter};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
@@ -33,7 +38,7 @@ use crate::server::{RequestBody, Service};
 use crate::telemetry::access_log::{AccessLog, Path, Record, RecordedBody};
 use crate::telemetry::metrics::{self, Count, Metrics, RouteMetrics};
 use crate::telemetry::trace::{RequestId, TraceContext};
-use crate::upstream::{Connections, Exchange, Timing, Trailers, Upstream};
+use crate::upstream::{self, Connections, Exchange, Timing, Trailers, Upstream};
 
 /// Everything that one configuration made: immutable, shared by all workers.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ pub struct Route {
     pub config: Arc<config::Route>,
     /// Where its requests go.
     pub upstream: Arc<Upstream>,
+    /// How often somebody may ask.
+    pub limit: Option<Arc<Limiter>>,
     /// Held metrics.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -75,6 +82,108 @@ impl Pattern for Route {
     }
     fn keep_encoded_slashes(&self) -> bool {
         self.config.keep_encoded_slashes()
+    }
+}
+
+/// What is decided on: a request that came, or one that a proxy asks about.
+struct Asked<'a> {
+    host: &'a str,
+    path: &'a NormalPath<'a>,
+    method: &'a Method,
+    /// With the credential.
+    headers: &'a HeaderMap,
+}
+
+impl Gateway {
+    /// Who is calling, may they, and which path goes upstream if not the one that was asked for. The
+    /// order is that of cost: counting before cryptography.
+    async fn decide(
+        &self,
+        route: &Route,
+        asked: &Asked<'_>,
+        record: &mut Record,
+    ) -> Result<(Permit, Option<String>), Problem> {
+        let now = record.time;
+        if let Some(limit) = &route.limit
+            && limit.by() == LimitBy::Client
+        {
+            limit.take(Key::Client(record.client), now)?;
+        }
+        let credential = match &route.config.access {
+            // Nobody asks who is calling, so a bad token does no harm here and a good one no work.
+            Access::Public => authenticate::unasked(asked.headers),
+            _ => self.authenticator.credential(asked.headers, now).await,
+        };
+        let decision = authorize(&route.config.access, &credential);
+        self.decisions.count(&decision);
+        let permit = decision?;
+        if let Some(principal) = permit.principal() {
+            record.subject = Some(Arc::clone(principal.subject()));
+            record.pool = Some(Arc::clone(&principal.verified().pool().name));
+        }
+        if let Some(limit) = &route.limit
+            && limit.by() == LimitBy::Subject
+        {
+            let key = match (&record.pool, &record.subject) {
+                (Some(pool), Some(subject)) => Key::Subject(pool, subject),
+                _ => Key::Client(record.client),
+            };
+            limit.take(key, now)?;
+        }
+        let Some(rewrite) = &route.config.rewrite else { return Ok((permit, None)) };
+        let rewritten = rewrite.apply(&asked.path.text);
+        // Nobody reaches by another name what they could not reach by its own.
+        let may = |other: &Route| {
+            !Arc::ptr_eq(&other.upstream, &route.upstream) || authorize(&other.config.access, &credential).is_ok()
+        };
+        if !self.routes.named(asked.host, &path::normalize(&rewritten)?, asked.method).all(may) {
+            return Err(Problem::from(Code::AccessDenied).because("rewrite"));
+        }
+        Ok((permit, Some(rewritten)))
+    }
+
+    /// Answers a proxy that asks whether a request may pass.
+    async fn check(
+        &self,
+        auth: &Auth,
+        appended: &str,
+        trusted: bool,
+        request: &Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Problem> {
+        if !trusted {
+            let detail = "Only a proxy in trusted_proxies may ask";
+            return Err(Problem::new(Code::AccessDenied, detail).because("untrusted_proxy"));
+        }
+        let asked = match check::asked(request.method(), appended, request.headers()) {
+            Ok(asked) => asked,
+            // The proxy is set up wrongly, which its operator should see.
+            Err(unclear @ check::Unclear::Missing(_)) => return Err(unclear.into()),
+            Err(unclear) => return Err(check::refusal(unclear.into())),
+        };
+        let permit = self.permit_for(auth, &asked, request.headers(), record).await.map_err(check::refusal)?;
+        let mut response = check::answer(&self.identity, &permit)?;
+        response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
+        Ok(response)
+    }
+
+    /// The decision on a request that another proxy has.
+    async fn permit_for(
+        &self,
+        auth: &Auth,
+        asked: &check::Asked,
+        headers: &HeaderMap,
+        record: &mut Record,
+    ) -> Result<Permit, Problem> {
+        let host = effective_host(&asked.target, &asked.host)?;
+        let path = path::normalize(asked.target.path())?;
+        if auth.serves(&host.name, &path.text).is_some() {
+            // They are answered here, and no upstream has them.
+            return Err(Problem::from(Code::AccessDenied).because("identity_route"));
+        }
+        let route = self.routes.find(&host.name, &path, &asked.method)?;
+        let asked = Asked { host: &host.name, path: &path, method: &asked.method, headers };
+        Ok(self.decide(route, &asked, record).await?.0)
     }
 }
 
@@ -110,7 +219,7 @@ impl Decisions {
 #[derive(Debug)]
 pub struct Worker {
     snapshot: RefCell<Cache<Arc<ArcSwap<Gateway>>, Arc<Gateway>>>,
-    connections: Rc<Connections<RequestBody>>,
+    connections: Rc<Connections>,
     log: AccessLog,
     clock: Clock,
 }
@@ -153,7 +262,7 @@ impl Worker {
         mut request: Request<RequestBody>,
         record: &mut Record,
     ) -> Result<Response<Body>, Problem> {
-        let (head, now) = (request.headers(), record.time);
+        let head = request.headers();
         let trusted = is_trusted(client.info.peer.ip(), &gateway.server.trusted_proxies);
         if trusted {
             record.client = client_addr(client.info.peer.ip(), head, &gateway.server.trusted_proxies);
@@ -168,7 +277,7 @@ impl Worker {
         let host = effective_host(request.uri(), head)?;
         match &client.info.transport {
             Transport::Plain => {}
-            Transport::Tls(session) if session.zone.contains(&host.name) => {}
+            Transport::Tls(session) if session.zone.load().contains(&host.name) => {}
             Transport::Tls(_) => return Err(Problem::from(Code::Misdirected).because("tls_zone")),
             Transport::Redirect(port) => return redirect::to_https(&host, *port, request.uri(), record.request_id),
         }
@@ -179,30 +288,36 @@ impl Worker {
         {
             let below = below.to_owned();
             record.route = Some(Arc::clone(auth.metrics_of(&below)));
+            if let Some(appended) = check::serves(&below) {
+                return Box::pin(gateway.check(auth, appended, trusted, &request, record)).await;
+            }
+            let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
             request.body_mut().count_into(record.count_in());
-            let mut response = Box::pin(auth.handle(request, &below, record.client)).await?;
+            let mut response = match crossing.preflight(&request) {
+                Some(response) => response,
+                None => {
+                    let answer = Box::pin(auth.handle(request, &below, record.client)).await;
+                    let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, record));
+                    crossing.apply(response.headers_mut());
+                    response
+                }
+            };
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
             return Ok(response);
         }
 
         let route = gateway.routes.find(&host.name, &path, request.method())?;
         record.route = Some(Arc::clone(&route.metrics));
+        let mut deadline = Deadline::after(route.config.timeout);
         check_length(route.config.body, request.body())?;
 
-        let credential = match &route.config.access {
-            // Nobody asks who is calling, so a bad token does no harm here and a good one no work.
-            Access::Public => Credential::Absent,
-            _ => gateway.authenticator.credential(head, now).await,
+        let asked = Asked { host: &host.name, path: &path, method: request.method(), headers: head };
+        let (permit, rewritten) = deadline.before(pin!(gateway.decide(route, &asked, record))).await?;
+        let sent = match &rewritten {
+            Some(rewritten) => path::normalize(rewritten)?,
+            None => path,
         };
-        let decision = authorize(&route.config.access, &credential);
-        gateway.decisions.count(&decision);
-        let permit = decision?;
-        if let Some(principal) = permit.principal() {
-            record.subject = Some(Arc::clone(principal.subject()));
-            record.pool = Some(Arc::clone(&principal.verified().pool().name));
-        }
-
-        let target = upstream_target(request.uri(), &path)?;
+        let target = upstream_target(request.uri(), &sent)?;
         let trailers = Trailers::of(head, &**gateway.identity.managed());
         let forwarded = Forwarded {
             hop: &client.hop,
@@ -219,6 +334,7 @@ impl Worker {
             trailers,
             managed: gateway.identity.managed(),
             body_stall: gateway.server.limits.body_stall,
+            affinity: affinity(upstream.config().balance, &permit, record.client),
         };
         if let Some(target) = target {
             *request.uri_mut() = target;
@@ -228,11 +344,16 @@ impl Worker {
             body.set_limit(route.config.body.unwrap_or(u64::MAX));
             body.count_into(record.count_in());
         }
-        let vetted = stamp(request, &permit, &Stamp { identity: &gateway.identity, forwarded, keep_authorization })?;
+        let edits = &route.config.request_headers;
+        let vetted =
+            stamp(request, &permit, &Stamp { identity: &gateway.identity, forwarded, keep_authorization, edits })?;
 
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };
-        Ok(vetted.send(upstream, &self.connections, &exchange, &mut timing.timing).await?)
+        let answer = vetted.send(upstream, &self.connections, &exchange, &mut timing.timing);
+        let mut response = deadline.before(pin!(answer)).await?;
+        route.config.response_headers.apply(response.headers_mut());
+        Ok(deadline.watch(response))
     }
 }
 
@@ -262,6 +383,25 @@ impl Service for Worker {
         let response = problem_response(&refusal.into(), &mut record);
         record.answer(response)
     }
+
+    fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
+        record.tls = client.info.transport.tls().map(|session| session.version);
+        let response = problem_response(&refusal.into(), &mut record);
+        record.answer(response)
+    }
+}
+
+/// What `balance = "hash"` goes by: the user, or the address of a client that is nobody.
+fn affinity(balance: Balance, permit: &Permit, client: IpAddr) -> u64 {
+    match (balance, permit.principal()) {
+        (Balance::Least | Balance::RoundRobin, _) => 0,
+        (Balance::Hash, Some(principal)) => upstream::affinity(principal.subject().as_bytes()),
+        (Balance::Hash, None) => match client.to_canonical() {
+            IpAddr::V4(address) => upstream::affinity(&address.octets()),
+            IpAddr::V6(address) => upstream::affinity(&address.octets()),
+        },
+    }
 }
 
 /// What happened upstream goes into the record also when the client leaves in the middle.
@@ -279,7 +419,7 @@ impl Drop for Noted<'_> {
 }
 
 /// A trusted proxy's names for this request are continued.
-fn continue_names(record: &mut Record, headers: &http::HeaderMap) {
+fn continue_names(record: &mut Record, headers: &HeaderMap) {
     if let Some(id) = first(headers, &X_REQUEST_ID).and_then(RequestId::continued) {
         record.request_id = id;
     }

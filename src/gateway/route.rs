@@ -107,6 +107,13 @@ impl<R: Pattern> Routes<R> {
         }
     }
 
+    /// The best match by each reading of a path, if there is one: what a rewritten path would be taken
+    /// for, had a client sent it.
+    pub fn named(&self, host: &str, path: &NormalPath<'_>, method: &Method) -> impl Iterator<Item = &R> {
+        let readings = [Some(&*path.text), path.lenient.as_deref()];
+        readings.into_iter().flatten().filter_map(|reading| self.best(host, reading, method).ok())
+    }
+
     /// The best match for one reading of a path.
     fn best(&self, host: &str, path: &str, method: &Method) -> Result<&R, Miss> {
         let mut other_methods = Vec::new();
@@ -285,7 +292,38 @@ mod tests {
         }
     }
 
+    /// What a server makes of a path that decodes everything and drops parameters.
+    fn first_segment_of_the_most_lenient(path: &str) -> String {
+        let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
+        let mut segments = decoded.split('/').map(|segment| segment.split(';').next().unwrap_or_default().to_owned());
+        segments.find(|segment| !segment.is_empty()).unwrap_or_default()
+    }
+
+    fn attacks() -> impl Strategy<Value = String> {
+        let pieces =
+            ["/", "admin", "%61dmin", "ad", "min", ";", ";x", "%3b", "%2F", "%2f..", "..", ".", "%25", "x", "/public"];
+        proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..6).prop_map(|pieces| pieces.concat())
+    }
+
     proptest! {
+        #[test]
+        fn a_rewrite_never_reaches_a_stricter_route(rest in attacks(), keep in proptest::bool::ANY) {
+            let open = if keep { "keep /public" } else { "/public" };
+            let routes = Routes::new([
+                Entry(open, HostPattern::Any, prefix("/public"), None),
+                Entry("guarded", HostPattern::Any, prefix("/admin"), None),
+            ]);
+            let rewrite = config::Rewrite { strip: "/public".to_owned(), to: prefix("") };
+            let path = format!("/public{rest}");
+            let Ok(normal) = normalize(&path) else { return Ok(()) };
+            let Ok(route) = routes.find("h", &normal, &Method::GET) else { return Ok(()) };
+            let sent = rewrite.apply(&normal.text);
+            let sent = normalize(&sent).expect("the rest of a normal path is one");
+            if routes.named("h", &sent, &Method::GET).all(|other| std::ptr::eq(other, route)) {
+                prop_assert_ne!(first_segment_of_the_most_lenient(&sent.text), "admin", "{} as {}", path, sent.text);
+            }
+        }
+
         #[test]
         fn prefixes_match_the_plain_definition(path in "(/[a-c]{0,3}){1,6}", prefix in "(/[a-c]{0,3}){0,4}", extra in 0usize..4) {
             let matches = prefix.is_empty() || path == prefix || path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with('/'));

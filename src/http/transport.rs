@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 /// What the bytes of a connection travel in.
@@ -33,8 +34,9 @@ pub struct TlsSession {
     pub version: &'static str,
     /// The verified client certificate, as a `Client-Cert` header has it (RFC 9440 §2.1).
     pub client_certificate: Option<HeaderValue>,
-    /// The hosts that may be asked for over this connection.
-    pub zone: Arc<Zone>,
+    /// The hosts that may be asked for over this connection. Other certificates than those of its
+    /// handshake may be in force by now, and other listeners.
+    pub zone: Arc<ArcSwap<Zone>>,
 }
 
 /// The hosts of all listeners that ask the same of clients' certificates. A connection whose client

@@ -1,15 +1,18 @@
 //! The bodies of one exchange, watched: a request body that is counted, bounded and may stall, and
 //! an answer whose end makes the connection idle again.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::io::Meter;
 use crate::http::BodyError;
@@ -17,16 +20,28 @@ use crate::http::BodyError;
 /// A client's request body.
 #[derive(Debug)]
 pub struct RequestBody {
-    inner: Incoming,
-    meter: Rc<Meter>,
+    /// There until it is left.
+    inner: Option<Incoming>,
+    wait: Wait,
     received: u64,
     limit: u64,
     counter: Option<Arc<AtomicU64>>,
 }
 
 impl RequestBody {
+    /// A body of HTTP/1: the connection has one at a time, and watches it.
     pub(crate) fn new(inner: Incoming, meter: Rc<Meter>) -> Self {
-        Self { inner, meter, received: 0, limit: u64::MAX, counter: None }
+        Self::with(inner, Wait::Metered(meter))
+    }
+
+    /// A body among others on its connection. It may stall for so long; if it is left before its end,
+    /// the rest of it goes to `rest`.
+    pub(crate) fn with_timer(inner: Incoming, stall: Duration, rest: Leftover) -> Self {
+        Self::with(inner, Wait::Timed(Box::new(Timer { stall, alarm: None, since: None, rest })))
+    }
+
+    fn with(inner: Incoming, wait: Wait) -> Self {
+        Self { inner: Some(inner), wait, received: 0, limit: u64::MAX, counter: None }
     }
 
     /// From here on at most `limit` bytes may come in all.
@@ -45,17 +60,15 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.meter.is_stalled() {
+        if self.wait.is_over() {
             return Poll::Ready(Some(Err(BodyError::Stalled)));
         }
-        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Pending => {
-                self.meter.body_awaited(cx.waker());
-                return Poll::Pending;
-            }
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = match Pin::new(inner).poll_frame(cx) {
+            Poll::Pending => return self.wait.poll(cx).map(|()| Some(Err(BodyError::Stalled))),
             Poll::Ready(frame) => frame,
         };
-        self.meter.body_arrived();
+        self.wait.end();
         let Some(frame) = frame else { return Poll::Ready(None) };
         // Whatever hyper has against the body, it is the client who sent it.
         let frame = frame.map_err(|_broken| BodyError::Client);
@@ -72,17 +85,79 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.meter.body_arrived();
+        self.wait.end();
+        if let Wait::Timed(timer) = &self.wait {
+            *timer.rest.borrow_mut() = self.inner.take().filter(|inner| !inner.is_end_stream());
+        }
+    }
+}
+
+/// A body that was left before its end.
+pub(crate) type Leftover = Rc<RefCell<Option<Incoming>>>;
+
+/// How long a body has been waited for.
+#[derive(Debug)]
+enum Wait {
+    /// The watchdog of the connection counts.
+    Metered(Rc<Meter>),
+    /// The body counts itself.
+    Timed(Box<Timer>),
+}
+
+/// A body's own clock. Most bodies are there when they are asked for and never need the alarm.
+#[derive(Debug)]
+struct Timer {
+    stall: Duration,
+    alarm: Option<Pin<Box<Sleep>>>,
+    since: Option<Instant>,
+    rest: Leftover,
+}
+
+impl Wait {
+    /// The body stood still for too long.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Metered(meter) => meter.is_stalled(),
+            Self::Timed(_) => false,
+        }
+    }
+
+    /// Somebody waits. Ready when that has lasted too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Metered(meter) => {
+                meter.body_awaited(cx.waker());
+                Poll::Pending
+            }
+            Self::Timed(timer) => {
+                let Timer { stall, alarm, since, .. } = &mut **timer;
+                // A limit too large to be a point in time is no limit.
+                let Some(at) = since.get_or_insert_with(Instant::now).checked_add(*stall) else { return Poll::Pending };
+                let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+                if alarm.deadline() != at {
+                    alarm.as_mut().reset(at);
+                }
+                alarm.as_mut().poll(cx)
+            }
+        }
+    }
+
+    /// A piece of the body came, or nobody waits any more.
+    fn end(&mut self) {
+        match self {
+            Self::Metered(meter) => meter.body_arrived(),
+            Self::Timed(timer) => timer.since = None,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -45,6 +45,9 @@ pub trait Service: 'static {
 
     /// The answer to something that never became a request. Its body is a full one.
     fn refuse(&self, client: &Self::Client, refusal: Refusal) -> Response<Self::Body>;
+
+    /// The answer to a request whose head is not taken. Its body is a full one.
+    fn refuse_request<B>(&self, client: &Self::Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body>;
 }
 
 /// What one client may take.
@@ -56,6 +59,8 @@ pub struct ConnectionLimits {
     pub patience: Patience,
     /// The time a TLS handshake may take.
     pub handshake: Duration,
+    /// Requests that may be open at once on one HTTP/2 connection.
+    pub h2_streams: u32,
 }
 
 /// How the process is doing. Each step is final.
@@ -81,6 +86,7 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     mut lifecycle: watch::Receiver<Lifecycle>,
 ) {
     let client = Rc::new(service.connected(info));
+    let progress = Progress::new(&lifecycle);
     let guarded = Guarded::new(stream, limits.head);
     let meter = guarded.meter();
     let mut protocol = http1::Builder::new();
@@ -96,7 +102,9 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     }
     let mut connection = protocol.serve_connection(
         TokioIo::new(guarded),
-        service_fn(|request| exchange(Rc::clone(&service), Rc::clone(&client), Rc::clone(&meter), request)),
+        service_fn(|request| {
+            exchange(Rc::clone(&service), Rc::clone(&client), Rc::clone(&meter), progress.clone(), request)
+        }),
     );
     let draining = pin!(lifecycle.wait_for(|step| *step >= Lifecycle::Draining));
     let expired = watch_over(&mut connection, &meter, &limits.patience, draining).await;
@@ -119,7 +127,7 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// How long a client may take to read a last answer, and to stop sending.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// Runs a connection to its end; says so when it ended because something took too long.
 async fn watch_over<C>(
@@ -190,11 +198,36 @@ fn exchange<S: Service>(
     service: Rc<S>,
     client: Rc<S::Client>,
     meter: Rc<Meter>,
+    progress: Progress,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answer<S::Body>>, Infallible>> {
     let busy = Exchange::begin(Rc::clone(&meter));
     let answer = Box::pin(service.call(client, request.map(|body| RequestBody::new(body, meter))));
-    async move { Ok(answer.await.map(|body| Answer::new(body, busy))) }
+    async move {
+        let mut answer = answer.await;
+        if progress.is_draining() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(answer.map(|body| Answer::new(body, busy)))
+    }
+}
+
+/// The lifecycle, as each answer asks for it.
+///
+/// The watchdog tells hyper to finish when it is polled. Where the process began to drain since, in
+/// the same poll on another core, hyper would still promise to keep the connection.
+#[derive(Clone)]
+struct Progress(Rc<watch::Receiver<Lifecycle>>);
+
+impl Progress {
+    fn new(lifecycle: &watch::Receiver<Lifecycle>) -> Self {
+        Self(Rc::new(lifecycle.clone()))
+    }
+
+    fn is_draining(&self) -> bool {
+        // The first value was `Running`. While it is the only one, no lock that workers share is taken.
+        self.0.has_changed().unwrap_or(true) && *self.0.borrow() >= Lifecycle::Draining
+    }
 }
 
 /// Writes an answer to what was no request, and closes so that the client gets to read it.
@@ -211,7 +244,12 @@ where
     }
     bytes.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
     bytes.extend_from_slice(&body);
-    stream.write_all(&bytes).await?;
+    write_last(stream, &bytes).await
+}
+
+/// Writes the last bytes of a connection, and closes so that the client gets to read them.
+pub(super) async fn write_last<I: AsyncRead + AsyncWrite + Unpin>(stream: &mut I, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
     stream.shutdown().await?;
     drain(stream).await
 }
@@ -225,4 +263,4 @@ async fn drain<I: AsyncRead + Unpin>(stream: &mut I) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,9 +12,11 @@ use std::mem::MaybeUninit;
 use memchr::memchr_iter;
 
 /// The longest request target, as other servers have it (nginx: 8k).
-const MAX_TARGET: usize = 8 * 1024;
+pub(crate) const MAX_TARGET: usize = 8 * 1024;
 /// Lines that a parser has room for; the configured limit lies at or below it.
 pub(crate) const MAX_HEADERS: usize = 256;
+/// Empty lines before a request line, of which RFC 9112 §2.2 asks to skip one.
+const MAX_EMPTY_LINES: u8 = 32;
 /// Chunk extensions carry nothing that anybody needs.
 const MAX_CHUNK_EXTENSION: usize = 256;
 /// All trailer lines of one body together.
@@ -146,9 +148,10 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 
 /// Checks the beginning of a head as far as hyper does: what hyper cannot read, it answers at once
 /// by itself, with no body and no access line.
-fn vet_beginning(head: &[u8]) -> Result<(), Refusal> {
+fn vet_beginning(head: &[u8], limits: HeadLimits) -> Result<(), Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    httparse::Request::new(&mut headers).parse(head).map(|_| ()).map_err(refusal_of)
+    let headers = headers.get_mut(..limits.lines).unwrap_or_default();
+    httparse::Request::new(headers).parse(head).map(|_| ()).map_err(refusal_of)
 }
 
 fn refusal_of(error: httparse::Error) -> Refusal {
@@ -170,6 +173,8 @@ pub struct Tracker {
     state: State,
     /// The part of a head that came in earlier reads; empty when heads arrive whole, as they do.
     partial: Vec<u8>,
+    /// Empty lines before the present head.
+    empty_lines: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +209,7 @@ enum Chunk {
 impl Tracker {
     /// A tracker at the start of a connection.
     pub fn new(limits: HeadLimits) -> Self {
-        Self { limits, state: State::Head, partial: Vec::new() }
+        Self { limits, state: State::Head, partial: Vec::new(), empty_lines: 0 }
     }
 
     /// Whether the last byte was inside a body, so that a refusal concerns the request that is
@@ -237,8 +242,8 @@ impl Tracker {
         if self.partial.is_empty() {
             // Empty lines before a request line are skipped (RFC 9112 §2.2), also when they come alone.
             match bytes {
-                [b'\n', ..] => return Ok(1),
-                [b'\r', b'\n', ..] => return Ok(2),
+                [b'\n', ..] => return self.empty_line(1),
+                [b'\r', b'\n', ..] => return self.empty_line(2),
                 [b'\r', _, ..] => return Err(Refusal::Malformed("line_end")),
                 _ => {}
             }
@@ -249,14 +254,15 @@ impl Tracker {
         }
         if self.partial == b"\r" {
             self.partial = Vec::new();
-            return if bytes.starts_with(b"\n") { Ok(1) } else { Err(Refusal::Malformed("line_end")) };
+            return if bytes.starts_with(b"\n") { self.empty_line(1) } else { Err(Refusal::Malformed("line_end")) };
         }
         let before = self.partial.len();
         self.partial.extend_from_slice(bytes);
         let Some(end) = head_end(&self.partial, before.saturating_sub(3)) else {
-            // Only the first piece: hyper parses that one and then waits for the end.
-            if before == 0 {
-                vet_beginning(bytes)?;
+            // Only the first piece: hyper parses that one and then waits for the end. Where empty lines
+            // precede a piece of a single byte, it takes them for the end.
+            if before <= 1 {
+                vet_beginning(&self.partial, self.limits)?;
             }
             return if self.partial.len() > self.limits.bytes { Err(self.too_large()) } else { Ok(bytes.len()) };
         };
@@ -267,12 +273,19 @@ impl Tracker {
         Ok(end.saturating_sub(before))
     }
 
+    /// Skips an empty line of so many bytes. hyper keeps them all.
+    fn empty_line(&mut self, bytes: usize) -> Result<usize, Refusal> {
+        self.empty_lines += 1;
+        if self.empty_lines > MAX_EMPTY_LINES { Err(Refusal::Malformed("empty_lines")) } else { Ok(bytes) }
+    }
+
     /// Which part of an unfinished head is too large.
     fn too_large(&self) -> Refusal {
         if memchr::memchr(b'\n', &self.partial).is_none() { Refusal::TargetTooLong } else { Refusal::HeadTooLarge }
     }
 
     fn begin_body(&mut self, framing: Framing) {
+        self.empty_lines = 0;
         self.state = match framing {
             Framing::Length(0) => State::Head,
             Framing::Length(length) => State::Length(length),

@@ -13,13 +13,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::connection::{ConnectionLimits, Lifecycle, Service, send_last, serve};
-use super::framing::Refusal;
-use super::tls::Endpoint;
+use super::connection::{ConnectionLimits, Lifecycle, Service};
+use super::entrance::{Entrance, enter, turn_away};
 use crate::http::{ConnInfo, Transport};
 use crate::telemetry::metrics::{Level, Listener, Metrics};
 
@@ -29,19 +27,22 @@ const BACKLOG: i32 = 4096;
 /// The threads that serve connections.
 #[derive(Debug)]
 pub struct Workers {
-    slots: Arc<[Slot]>,
+    inboxes: Inboxes,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What a listener does with its connections.
+/// Where accept loops leave connections: the workers, as far as a listener that is added later has
+/// to know them.
 #[derive(Clone, Debug)]
-pub enum Entrance {
-    /// Serves them as they are.
-    Plain,
-    /// Shakes hands first.
-    Tls(Arc<Endpoint>),
-    /// Sends every client to `https` at this port.
-    Redirect(u16),
+pub struct Inboxes(Arc<[Slot]>);
+
+/// What a new connection may take, and whether there may be one more.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    /// Open connections, over all listeners.
+    pub most: usize,
+    /// What each of them may take.
+    pub limits: ConnectionLimits,
 }
 
 /// A worker, seen from the accept loops.
@@ -56,10 +57,12 @@ struct Slot {
 struct Accepted {
     stream: TcpStream,
     info: ConnInfo,
-    /// Whom to shake hands as.
-    tls: Option<Arc<Endpoint>>,
+    entrance: Entrance,
     /// The most connections there may be are already open: it only gets to hear so.
     overloaded: bool,
+    limits: ConnectionLimits,
+    /// Of its listener, which may end before the process does.
+    lifecycle: watch::Receiver<Lifecycle>,
     place: Place,
 }
 
@@ -84,7 +87,6 @@ impl Workers {
     /// When a thread or its runtime cannot be made.
     pub fn start<S: Service>(
         count: usize,
-        limits: ConnectionLimits,
         lifecycle: &watch::Receiver<Lifecycle>,
         make_service: impl Fn() -> S + Clone + Send + 'static,
     ) -> io::Result<Self> {
@@ -106,17 +108,40 @@ impl Workers {
                     Err(error) => report.send(Err(error)).unwrap_or_default(),
                     Ok(runtime) => {
                         report.send(Ok(())).unwrap_or_default();
-                        runtime.block_on(run(accepted, Rc::new(make_service()), limits, lifecycle));
+                        runtime.block_on(run(accepted, Rc::new(make_service()), lifecycle));
                     }
                 }
             })?);
             started.recv().map_err(io::Error::other)??;
             slots.push(Slot { inbox, open: Arc::default() });
         }
-        Ok(Self { slots: slots.into(), threads })
+        Ok(Self { inboxes: Inboxes(slots.into()), threads })
     }
 
-    /// Accepts connections on `listener` until the process drains; a task for the control runtime.
+    /// Where accept loops leave connections.
+    pub fn inboxes(&self) -> &Inboxes {
+        &self.inboxes
+    }
+
+    /// Waits for every thread to end, which they do when the process drains or stops.
+    pub fn join(self) {
+        drop(self.inboxes);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+
+    /// Open connections, over all workers.
+    pub fn open(&self) -> usize {
+        open(&self.inboxes.0)
+    }
+}
+
+impl Inboxes {
+    /// Accepts connections on `listener` until it drains, which is told to its connections, too; a
+    /// task for the control runtime. A connection is held to what `admission` says when it comes.
     ///
     /// # Errors
     /// When the listener cannot be polled.
@@ -124,7 +149,7 @@ impl Workers {
         &self,
         listener: TcpListener,
         entrance: Entrance,
-        most: usize,
+        admission: watch::Receiver<Admission>,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
     ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
@@ -132,12 +157,11 @@ impl Workers {
         let local = listener.local_addr()?;
         let name: Arc<str> = local.to_string().into();
         let gauge = metrics.connections.get_or_create_owned(&Listener::new(Arc::clone(&name)));
-        let slots = Arc::clone(&self.slots);
-        let (transport, tls) = match entrance {
+        let slots = Arc::clone(&self.0);
+        let transport = match entrance {
+            Entrance::Redirect(port) => Transport::Redirect(port),
             // It is `Tls` when hands have been shaken.
-            Entrance::Tls(endpoint) => (Transport::Plain, Some(endpoint)),
-            Entrance::Plain => (Transport::Plain, None),
-            Entrance::Redirect(port) => (Transport::Redirect(port), None),
+            Entrance::Plain { .. } | Entrance::Tls(_) => Transport::Plain,
         };
         let listener = tokio::net::TcpListener::from_std(listener)?;
         Ok(async move {
@@ -150,9 +174,9 @@ impl Workers {
                 };
                 match accepted {
                     Ok((stream, peer)) => {
-                        let transport = transport.clone();
-                        let info = ConnInfo { peer, local, listener: Arc::clone(&name), transport };
-                        hand_over(&slots, (stream, info, tls.clone()), most, gauge.clone());
+                        let info = ConnInfo { peer, local, listener: Arc::clone(&name), transport: transport.clone() };
+                        let (entrance, lifecycle) = (entrance.clone(), lifecycle.clone());
+                        hand_over(&slots, stream, (info, entrance), *admission.borrow(), lifecycle, gauge.clone());
                     }
                     Err(error) => {
                         tracing::warn!(%error, listener = %name, "a connection could not be accepted");
@@ -162,21 +186,6 @@ impl Workers {
                 }
             }
         })
-    }
-
-    /// Waits for every thread to end, which they do when the process drains or stops.
-    pub fn join(self) {
-        drop(self.slots);
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a worker thread panicked");
-            }
-        }
-    }
-
-    /// Open connections, over all workers.
-    pub fn open(&self) -> usize {
-        open(&self.slots)
     }
 }
 
@@ -205,28 +214,30 @@ fn open(slots: &[Slot]) -> usize {
 /// Gives a connection to the worker with the fewest.
 fn hand_over(
     slots: &[Slot],
-    (stream, info, tls): (TcpStream, ConnInfo, Option<Arc<Endpoint>>),
-    most: usize,
+    stream: TcpStream,
+    (info, entrance): (ConnInfo, Entrance),
+    admission: Admission,
+    lifecycle: watch::Receiver<Lifecycle>,
     gauge: Level,
 ) {
+    let Admission { most, limits } = admission;
     let overloaded = open(slots) >= most;
     let Some(slot) = slots.iter().min_by_key(|slot| slot.open.load(Ordering::Relaxed)) else { return };
     slot.open.fetch_add(1, Ordering::Relaxed);
     gauge.inc();
     let place = Place { open: Arc::clone(&slot.open), gauge };
     // A worker that is gone is one that stops: the connection closes with the message.
-    slot.inbox.send(Accepted { stream, info, tls, overloaded, place }).unwrap_or_default();
+    slot.inbox.send(Accepted { stream, info, entrance, overloaded, limits, lifecycle, place }).unwrap_or_default();
 }
 
 /// One worker's life.
 async fn run<S: Service>(
     mut accepted: mpsc::UnboundedReceiver<Accepted>,
     service: Rc<S>,
-    limits: ConnectionLimits,
     mut lifecycle: watch::Receiver<Lifecycle>,
 ) {
     let mut connections = JoinSet::new();
-    let (mut stopping, shared) = (lifecycle.clone(), lifecycle.clone());
+    let mut stopping = lifecycle.clone();
     // Until nothing is open and nothing more can come.
     while !(accepted.is_closed() && accepted.is_empty() && connections.is_empty()) {
         tokio::select! {
@@ -240,8 +251,7 @@ async fn run<S: Service>(
             }
             next = accepted.recv(), if !accepted.is_closed() || !accepted.is_empty() => match next {
                 Some(next) => {
-                    let (service, lifecycle) = (Rc::clone(&service), shared.clone());
-                    connections.spawn_local(begin(next, service, limits, lifecycle));
+                    connections.spawn_local(begin(next, Rc::clone(&service)));
                 }
                 None => accepted.close(),
             },
@@ -253,66 +263,15 @@ async fn run<S: Service>(
     }
 }
 
-async fn begin<S: Service>(
-    accepted: Accepted,
-    service: Rc<S>,
-    limits: ConnectionLimits,
-    lifecycle: watch::Receiver<Lifecycle>,
-) {
-    let Accepted { stream, info, tls, overloaded, place } = accepted;
+async fn begin<S: Service>(accepted: Accepted, service: Rc<S>) {
+    let Accepted { stream, info, entrance, overloaded, limits, lifecycle, place } = accepted;
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-    match (stream, tls) {
-        (Err(error), _) => tracing::debug!(%error, "a connection was gone before it began"),
-        (Ok(stream), None) if overloaded => turn_away(stream, info, &*service).await,
-        (Ok(stream), None) => serve(stream, info, service, limits, lifecycle).await,
-        // Apart, so that plain connections do not take the room that a handshake takes.
-        (Ok(stream), Some(endpoint)) => {
-            Box::pin(begin_tls(stream, info, &endpoint, overloaded, service, limits, lifecycle)).await;
-        }
+    match stream {
+        Err(error) => tracing::debug!(%error, "a connection was gone before it began"),
+        Ok(stream) if overloaded => Box::pin(turn_away(stream, info, entrance, &*service, lifecycle)).await,
+        Ok(stream) => enter(stream, info, entrance, service, limits, lifecycle).await,
     }
     drop(place);
-}
-
-/// Shakes hands under a deadline, and goes on as with any other connection.
-async fn begin_tls<S: Service>(
-    stream: tokio::net::TcpStream,
-    mut info: ConnInfo,
-    endpoint: &Endpoint,
-    overloaded: bool,
-    service: Rc<S>,
-    limits: ConnectionLimits,
-    mut lifecycle: watch::Receiver<Lifecycle>,
-) {
-    let deadline = if overloaded { FAREWELL } else { limits.handshake };
-    let shaken = tokio::select! {
-        biased;
-        // There is no request yet that could be finished.
-        _ = lifecycle.wait_for(|step| *step >= Lifecycle::Draining) => return,
-        shaken = tokio::time::timeout(deadline, endpoint.accept(stream)) => shaken,
-    };
-    match shaken {
-        Err(_elapsed) => tracing::debug!(peer = %info.peer, "a TLS handshake took too long"),
-        Ok(Err(error)) => tracing::debug!(%error, peer = %info.peer, "a TLS handshake failed"),
-        Ok(Ok((stream, session))) => {
-            info.transport = Transport::Tls(Arc::new(session));
-            if overloaded {
-                turn_away(stream, info, &*service).await;
-            } else {
-                serve(stream, info, service, limits, lifecycle).await;
-            }
-        }
-    }
-}
-
-/// What a client gets that is one too many. It must not hold a place for long: there are none.
-const FAREWELL: Duration = Duration::from_millis(200);
-
-/// Tells a client that there are too many.
-async fn turn_away<S: Service, I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, info: ConnInfo, service: &S) {
-    let client = service.connected(info);
-    let answer = service.refuse(&client, Refusal::Overloaded);
-    let last = tokio::time::timeout(FAREWELL, send_last(&mut stream, answer)).await;
-    tracing::debug!(told = last.is_ok(), "too many connections");
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ labels! {
     Provider { pool, operation, outcome }
     /// By Cognito operation.
     Operation { operation }
+    /// By limit: the route's label.
+    Limit { limit }
     /// By kind of revocation.
     Kind { kind }
     /// By certificate.
@@ -94,9 +96,11 @@ pub struct Metrics {
     pub retries: Family<Upstream, Count>,
     pub provider_requests: Family<Provider, Count>,
     pub provider_seconds: Histograms<Operation>,
+    pub rate_limited: Family<Limit, Count>,
     pub revocations: Family<Kind, Level>,
     pub config_generation: Level,
     pub tls_certificate_expiry_seconds: Family<Certificate, Level>,
+    pub config_reload: Family<Outcome, Count>,
     pub access_log_dropped: Count,
     pub panics: Count,
 }
@@ -153,6 +157,7 @@ impl Metrics {
                 "Seconds a call to a user pool took",
                 Histograms::new_with_constructor(seconds)
             ),
+            rate_limited: register!("rate_limited", "Requests refused by a rate limit", Family::default()),
             revocations: register!("revocations", "Revocations in force", Family::default()),
             config_generation: register!("config_generation", "Number of the configuration in force", Level::default()),
             tls_certificate_expiry_seconds: register!(
@@ -160,6 +165,7 @@ impl Metrics {
                 "Seconds until a certificate of ours expires",
                 Family::default()
             ),
+            config_reload: register!("config_reload", "Configurations read again", Family::default()),
             access_log_dropped: register!(
                 "access_log_dropped",
                 "Access lines lost because the writer was behind",
@@ -277,9 +283,11 @@ mod tests {
             retries,
             provider_requests,
             provider_seconds,
+            rate_limited,
             revocations,
             config_generation: _,
             tls_certificate_expiry_seconds,
+            config_reload,
             access_log_dropped: _,
             panics: _,
         } = &metrics;
@@ -298,6 +306,8 @@ mod tests {
         drop(retries.get_or_create(&Upstream::new("a")));
         drop(provider_requests.get_or_create(&Provider::new("a", "b", "c")));
         drop(provider_seconds.get_or_create(&Operation::new("a")));
+        drop(config_reload.get_or_create(&Outcome::new("a")));
+        drop(rate_limited.get_or_create(&Limit::new("a")));
         drop(revocations.get_or_create(&Kind::new("a")));
         drop(tls_certificate_expiry_seconds.get_or_create(&Certificate::new("a")));
         metrics

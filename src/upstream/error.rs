@@ -24,7 +24,7 @@ pub enum Error {
     Invalid(#[source] Invalid),
     /// The connection ended before a whole head. The request may have been acted on.
     #[error("the server closed the connection before it answered")]
-    Closed(#[source] hyper::Error),
+    Closed(#[source] io::Error),
     /// The upstream has no server.
     #[error("the upstream has no server")]
     NoServer,
@@ -42,6 +42,9 @@ pub enum ConnectError {
     /// The name has no address.
     #[error("the name was not found")]
     Dns(#[source] io::Error),
+    /// The server's certificate is not what it should be, or it speaks no TLS that we do.
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
     /// No route, no free port, no file descriptor and the like.
     #[error("the connection failed")]
     Io(#[source] io::Error),
@@ -51,8 +54,8 @@ pub enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
     /// Its head is not HTTP, contradicts itself, or is larger than 64 KiB.
-    #[error("the head cannot be read")]
-    Head(#[source] hyper::Error),
+    #[error("the head cannot be read: {0}")]
+    Head(&'static str),
     /// It switches protocols (RFC 9110 §15.2.2), which nobody asked for.
     #[error("it switches to another protocol unasked")]
     Upgrade,
@@ -68,6 +71,7 @@ impl Error {
             Self::Connect(ConnectError::Timeout) => "connect_timeout",
             Self::Connect(ConnectError::Refused(_)) => "connect_refused",
             Self::Connect(ConnectError::Dns(_)) => "connect_dns",
+            Self::Connect(ConnectError::Tls(_)) => "connect_tls",
             Self::Connect(ConnectError::Io(_)) => "connect_failed",
             Self::HeadTimeout => "head_timeout",
             Self::BodyStalled => "body_stalled",

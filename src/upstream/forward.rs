@@ -3,18 +3,19 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use http::header;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::connect::connect;
-use super::connections::{Claim, Connections, Link, Server};
+use super::connections::{Claim, Connections, Link};
 use super::error::{Error, Invalid};
+use super::health::Event;
+use super::http1::{Broken, Failure, Pump};
 use super::request::{self, Outgoing, Upload};
 use super::response::{self, Rest};
 use super::{Backend, Exchange, Target, Timing, Upstream, whoami};
@@ -32,7 +33,7 @@ use crate::http::{Body, BodyError};
 /// When there is no answer that can be passed on; see [`Error`].
 pub fn forward<B>(
     upstream: &Arc<Upstream>,
-    connections: &Connections<B>,
+    connections: &Connections,
     request: Request<B>,
     exchange: &Exchange<'_>,
     timing: &mut Timing,
@@ -41,65 +42,84 @@ where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
 {
     // Prepared out here: a future keeps whatever it is given besides what it makes of it.
-    let mut request = request::prepare(request, exchange);
+    let (head, body) = request::prepare(request, exchange).into_parts();
+    let mut head = Request::from_parts(head, ());
+    let upload = body.upload();
+    let mut body = upload.is_some().then_some(body);
     let started = Instant::now();
     async move {
         let backends = match &upstream.target {
             Target::Http(backends) => backends,
             Target::Whoami(tally) => {
                 timing.server = Some(Arc::from(whoami::NAME));
-                let host =
-                    upstream.host_header(exchange.host.as_ref(), &header::HeaderValue::from_static(whoami::NAME));
-                request.headers_mut().insert(header::HOST, host);
-                let response = Box::pin(whoami::answer(request, exchange.managed, exchange.body_stall)).await?;
+                let own = header::HeaderValue::from_static(whoami::NAME);
+                head.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &own));
+                let answer = whoami::answer(head, body, exchange.managed, exchange.body_stall);
+                let response = Box::pin(answer).await?;
                 tally.answered(response.status());
                 timing.first_byte = Some(started.elapsed());
                 return Ok(response);
             }
         };
         let servers = connections.servers(upstream);
+        let sure = upload.is_some() || !head.method().is_idempotent();
+        servers.count(started);
         let mut only_new = false;
+        let mut avoid = None;
         let mut now = started;
         loop {
-            let index = connections.pick(&servers, now).ok_or(Error::NoServer)?;
+            let index = connections.pick(upstream, &servers, exchange.affinity, avoid, now).ok_or(Error::NoServer)?;
             let (Some(server), Some(backend)) = (servers.get(index), backends.get(index)) else {
                 return Err(Error::NoServer);
             };
             timing.server = Some(Arc::clone(&backend.authority));
-            request.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &backend.host));
+            head.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &backend.host));
 
             let claim = Claim::new(server);
-            let outcome = match link(server, backend, upstream, (!only_new).then_some(now)).await {
-                Ok(link) => send(link, request, upstream, exchange).await,
+            let kept = if only_new { None } else { server.take_idle(now, sure) };
+            let link = match kept {
+                Some(link) => Ok(link),
+                None => {
+                    let link = Box::pin(connect(backend, upstream.config.connect)).await;
+                    // The wait for the answer does not begin before there is a connection.
+                    now = Instant::now();
+                    link
+                }
+            };
+            let was_used = link.as_ref().is_ok_and(|link| link.is_used);
+            let outcome = match link {
+                Ok(link) => send(link, &mut head, &mut body, upload.as_ref(), (upstream, backend, exchange), now).await,
                 // Where no other server could be picked, trying again at once would only fail again.
-                Err(error) if servers.len() > 1 => Outcome::Again(request, error),
-                Err(error) => Outcome::Failed(error),
+                Err(error) => Err(Failed { error, again: servers.len() > 1 }),
             };
             let error = match outcome {
-                Outcome::Answered { mut response, link, upload } => match response::clean(&mut response) {
+                Ok((mut response, link)) => match response::clean(&mut response) {
                     Ok(reusable) => {
                         let first_byte = started.elapsed();
                         timing.first_byte = Some(first_byte);
                         upstream.seconds.observe(first_byte.as_secs_f64());
                         backend.tally.answered(response.status());
-                        let idle = upstream.config.idle;
-                        let rest = Rest { claim, link, upload, reusable, idle, stall: exchange.body_stall };
-                        return Ok(response.map(|incoming| response::body(incoming, rest)));
+                        backend.standing.answered();
+                        let (idle, stall) = (upstream.config.idle, exchange.body_stall);
+                        let rest = Rest { claim, link, upload, reusable, idle, stall };
+                        return Ok(response.map(|()| response::body(rest)));
                     }
                     Err(invalid) => Error::Invalid(invalid),
                 },
-                Outcome::Again(same, error) if timing.retries < upstream.config.retries => {
+                Err(Failed { error, again: true })
+                    if timing.retries < upstream.config.retries && servers.may_retry(Instant::now()) =>
+                {
                     tracing::debug!(server = %backend.authority, reason = error.reason(), "trying again");
                     backend.tally.failed(error.reason());
                     timing.retries += 1;
                     upstream.retries.inc();
-                    request = same;
                     // When one kept connection was dead, the others may be as well.
-                    only_new = !matches!(error, Error::Connect(_));
+                    only_new = was_used;
+                    avoid = Some(index);
                     now = Instant::now();
                     continue;
                 }
-                Outcome::Again(_, error) | Outcome::Failed(error) => error,
+                Err(Failed { error, .. }) => error,
             };
             backend.tally.failed(error.reason());
             return Err(error);
@@ -107,85 +127,84 @@ where
     }
 }
 
-/// A connection that was kept until now, if one may be used and there is one, or else a new one.
-async fn link<B>(
-    server: &Rc<Server<B>>,
-    backend: &Backend,
-    upstream: &Upstream,
-    kept_until: Option<Instant>,
-) -> Result<Link<B>, Error>
-where
-    B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
-{
-    match kept_until.and_then(|now| server.take_idle(now)) {
-        Some(link) => Ok(link),
-        None => Box::pin(connect(server, backend, upstream.config.connect)).await,
-    }
+/// No answer came over one connection.
+struct Failed {
+    error: Error,
+    /// Nothing of the request was sent, or sending it twice does no more than sending it once (RFC
+    /// 9110 §9.2.2).
+    again: bool,
 }
 
-/// What became of a request on one connection.
-enum Outcome<B> {
-    Answered {
-        response: Response<Incoming>,
-        link: Link<B>,
-        upload: Option<Rc<Upload>>,
-    },
-    /// Nothing of it was sent, or that does not matter: here it is again.
-    Again(Request<Outgoing<B>>, Error),
-    /// Some of it may have been acted on, and that may not happen twice.
-    Failed(Error),
-}
-
-/// Sends a request on a connection and waits for the head of the answer.
+/// Sends a request on a connection and waits for the head of the answer. What is left of the body
+/// by then is sent by a task of its own, so that neither direction waits for the other.
 fn send<B>(
-    mut link: Link<B>,
-    request: Request<Outgoing<B>>,
-    upstream: &Upstream,
-    exchange: &Exchange<'_>,
-) -> impl Future<Output = Outcome<B>>
+    mut link: Link,
+    head: &mut Request<()>,
+    body: &mut Option<Outgoing<B>>,
+    upload: Option<&Rc<Upload>>,
+    (upstream, backend, exchange): (&Upstream, &Backend, &Exchange<'_>),
+    now: Instant,
+) -> impl Future<Output = Result<(Response<()>, Link), Failed>>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
 {
-    let sent = Instant::now();
-    // A server closes kept connections whenever it likes, also while a request is on its way to it:
-    // only the kind of request tells whether it may be sent once more.
-    let copy = if link.is_used { request::repeatable(&request) } else { None };
-    let upload = request.body().upload();
-    if let Some(upload) = &upload {
-        upload.start(sent);
+    let (head_wait, stall) = (upstream.config.response_head, exchange.body_stall);
+    if let Some(upload) = upload {
+        upload.start(now);
     }
-    let (head, stall) = (upstream.config.response_head, exchange.body_stall);
-    let mut answer = Box::pin(link.sender.try_send_request(request));
+    let buffer = std::mem::take(&mut link.buffer);
+    let mut pump = Some(Pump::new(link.connection.socket(), buffer, head, body.take()));
+    link.connection.begin();
     async move {
+        // Whether the socket was closed before it took a byte of the request.
+        let mut unsent = false;
         let answer = poll_fn(|cx| {
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Some(answer));
+            match pump.as_mut().map(|pump| pump.poll(cx)) {
+                Some(Poll::Ready(Ok(()))) => {
+                    link.buffer = pump.take().map(Pump::into_buffer).unwrap_or_default();
+                    upload.inspect(|upload| upload.finished());
+                }
+                Some(Poll::Ready(Err(Failure::Body(error)))) => return Poll::Ready(Err(Error::RequestBody(error))),
+                Some(Poll::Ready(Err(Failure::Socket(error)))) => {
+                    // The server may have answered before it stopped to read (RFC 9112 §9.5).
+                    tracing::debug!(%error, "a server takes no more of a request");
+                    unsent = pump.take().is_some_and(|pump| pump.has_sent_nothing());
+                }
+                Some(Poll::Pending) | None => {}
             }
-            let due = upload.as_ref().map_or(sent + head, |upload| upload.due(head, stall));
-            link.timer.poll(cx, due).map(|()| None)
+            if let Poll::Ready(answer) = link.connection.poll_head(cx, head) {
+                return Poll::Ready(answer.map_err(|broken| match broken {
+                    Broken::Closed(error) => Error::Closed(error),
+                    Broken::Malformed(what) => Error::Invalid(Invalid::Head(what)),
+                }));
+            }
+            let due = upload.map_or(now + head_wait, |upload| upload.due(head_wait, stall));
+            ready!(link.timer.poll(cx, due));
+            Poll::Ready(Err(upload.map_or(Error::HeadTimeout, |upload| upload.overdue())))
         })
         .await;
         match answer {
-            Some(Ok(response)) => Outcome::Answered { response, link, upload },
-            Some(Err(mut failure)) => match failure.take_message() {
-                Some(request) => Outcome::Again(request, Error::Closed(failure.into_error())),
-                None => match (diagnose(failure.into_error(), upload.as_deref()), copy) {
-                    (error @ Error::Closed(_), Some(copy)) => Outcome::Again(copy, error),
-                    (error, _) => Outcome::Failed(error),
-                },
-            },
-            None => Outcome::Failed(upload.map_or(Error::HeadTimeout, |upload| upload.overdue())),
+            Ok(answer) => {
+                if let (Some(pump), Some(upload)) = (pump, upload) {
+                    link.upload = Some(tokio::task::spawn_local(Rc::clone(upload).finish(pump)));
+                }
+                Ok((answer.response, link))
+            }
+            Err(error) => {
+                // On a new connection it says something about the server.
+                let is_fault = matches!(error, Error::HeadTimeout | Error::BodyStalled)
+                    || (matches!(error, Error::Closed(_)) && !link.is_used);
+                if is_fault {
+                    backend.standing.saw(Event::NotAnswered, Instant::now());
+                }
+                // A server closes kept connections whenever it likes, also while a request is on its
+                // way to it, and another one may do better than one that fails: only the kind of
+                // request tells whether it may be sent once more.
+                let unheard = upload.is_none() && matches!(error, Error::Closed(_)) && link.connection.heard_nothing();
+                let elsewhere = link.is_used || upstream.backends().len() > 1;
+                let again = unheard && (unsent || (elsewhere && head.method().is_idempotent()));
+                Err(Failed { error, again })
+            }
         }
-    }
-}
-
-/// Whose fault a broken exchange is.
-fn diagnose(error: hyper::Error, upload: Option<&Upload>) -> Error {
-    if let Some(failure) = upload.and_then(Upload::failure) {
-        Error::RequestBody(failure)
-    } else if error.is_parse() {
-        Error::Invalid(Invalid::Head(error))
-    } else {
-        Error::Closed(error)
     }
 }

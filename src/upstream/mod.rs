@@ -1,7 +1,7 @@
 //! Upstreams: from a vetted request to the answer of a backend.
 //!
 //! [`forward()`] is one exchange. It picks a server (`balance`), takes a kept connection or makes one
-//! (`connections`, `connect`), frames the request anew (`request`), waits, cleans the answer
+//! (`connections`, `connect`, `http1`), frames the request anew (`request`), waits, cleans the answer
 //! (`response`), and gives the connection back when the answer was read. An [`Upstream`] is shared
 //! and never changes; [`Connections`] belong to one worker thread.
 //!
@@ -12,12 +12,19 @@ mod connect;
 mod connections;
 mod error;
 mod forward;
+mod health;
+mod http1;
+mod probe;
 mod request;
+mod resolve;
 mod response;
+mod retry;
+mod standing;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod tls;
 mod trailers;
 mod whoami;
 
@@ -25,18 +32,26 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, InvalidHeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use prometheus_client::metrics::histogram::Histogram;
+use serde::Serialize;
 
-use crate::config::{self, HostHeader, Servers};
+use crate::config::{self, HostHeader, Servers, Transport};
 use crate::telemetry::metrics::{self, Count, Level, Metrics};
 
 pub use connections::Connections;
 pub use error::{ConnectError, Error, Invalid};
 pub use forward::forward;
+pub use probe::probe;
+pub use resolve::resolve;
+pub use tls::BuildError;
 pub use trailers::Trailers;
 
+use health::Thresholds;
+use resolve::Resolved;
+use standing::Standing;
 use tally::Tally;
+use tls::{Tls, Towards};
 
 /// Whether a header is one that only the gateway sets (the identity headers).
 pub type Managed = Arc<dyn Fn(&HeaderName) -> bool + Send + Sync>;
@@ -52,6 +67,8 @@ pub struct Exchange<'a> {
     pub managed: &'a Managed,
     /// How long a body may stand still, in either direction.
     pub body_stall: Duration,
+    /// With `balance = "hash"`, requests of the same number go to the same server; see [`affinity`].
+    pub affinity: u64,
 }
 
 impl std::fmt::Debug for Exchange<'_> {
@@ -61,6 +78,12 @@ impl std::fmt::Debug for Exchange<'_> {
             .field("body_stall", &self.body_stall)
             .finish_non_exhaustive()
     }
+}
+
+/// The [`Exchange::affinity`] of what belongs together, such as everything of one user. The same in
+/// every worker and replica.
+pub fn affinity(of: &[u8]) -> u64 {
+    balance::number_of(of)
 }
 
 /// What the access line tells of an exchange. Filled in as it happens, so that it is right also
@@ -92,14 +115,43 @@ enum Target {
 /// One server, as all workers share it.
 struct Backend {
     endpoint: config::Endpoint,
+    /// How metrics and logs call it.
     authority: Arc<str>,
     host: HeaderValue,
-    /// `None`: a name, which has to be looked up.
+    /// `None`: a name, or a socket's path.
     address: Option<SocketAddr>,
+    /// What its name means; `None` when it has none.
+    resolved: Option<Arc<Resolved>>,
+    /// For `https://`.
+    tls: Option<Towards>,
     tally: Tally,
-    healthy: Level,
+    standing: Arc<Standing>,
     idle: Level,
     active: Level,
+}
+
+/// One server of an upstream, for `GET /upstreams`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerStatus {
+    /// As in the configuration.
+    pub url: String,
+    /// Its share.
+    pub weight: u32,
+    /// Whether it is in use.
+    pub healthy: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Exchanges under way.
+    pub active: i64,
+    /// Connections without one.
+    pub idle: i64,
+}
+
+impl ServerStatus {
+    fn whoami() -> Self {
+        Self { url: "whoami:".to_owned(), weight: 1, healthy: true, reason: None, active: 0, idle: 0 }
+    }
 }
 
 impl std::fmt::Debug for Upstream {
@@ -112,13 +164,18 @@ impl Upstream {
     /// The upstream that the configuration describes. Opens no connection.
     ///
     /// # Errors
-    /// When a host cannot stand in a header; a checked configuration has none of these.
-    pub fn new(config: Arc<config::Upstream>, metrics: &Metrics) -> Result<Self, InvalidHeaderValue> {
+    /// When a certificate file cannot be used, or a host cannot stand in a header; a checked
+    /// configuration has none of the latter.
+    pub fn new(config: Arc<config::Upstream>, metrics: &Metrics) -> Result<Self, BuildError> {
         let name = &config.name;
+        let tls = Tls::for_upstream(&config)?;
         let target = match &config.servers {
             Servers::Whoami => Target::Whoami(Tally::new(metrics, name, &Arc::from(whoami::NAME))),
             Servers::Http(endpoints) => Target::Http(
-                endpoints.iter().map(|endpoint| Backend::new(name, endpoint, metrics)).collect::<Result<_, _>>()?,
+                endpoints
+                    .iter()
+                    .map(|endpoint| Backend::new(name, endpoint, tls.as_ref(), metrics))
+                    .collect::<Result<_, _>>()?,
             ),
         };
         let fixed_host = match &config.host {
@@ -126,13 +183,59 @@ impl Upstream {
             HostHeader::Preserve | HostHeader::Server => None,
         };
         let label = metrics::Upstream::new(Arc::clone(name));
-        Ok(Self {
+        let upstream = Self {
             seconds: metrics.upstream_seconds.get_or_create(&label).clone(),
             retries: metrics.retries.get_or_create(&label).clone(),
             target,
             fixed_host,
             config,
-        })
+        };
+        upstream.set_thresholds();
+        Ok(upstream)
+    }
+
+    /// The same, but what is known of servers that are also in `before` lives on: a reload does not
+    /// make an ill server well.
+    #[must_use]
+    pub fn remembering(mut self, before: &Self) -> Self {
+        if let Target::Http(backends) = &mut self.target {
+            for backend in backends {
+                let known = before.backends().iter().find(|known| known.endpoint.url() == backend.endpoint.url());
+                if let Some(known) = known {
+                    backend.standing = Arc::clone(&known.standing);
+                    backend.resolved = known.resolved.clone();
+                }
+                backend.standing.publish_health();
+            }
+        }
+        self.set_thresholds();
+        self
+    }
+
+    fn set_thresholds(&self) {
+        let Some(health) = &self.config.health else { return };
+        for backend in self.backends() {
+            backend.standing.judge_by(Thresholds { up: health.up, down: health.down });
+        }
+    }
+
+    /// Its servers as the operator sees them.
+    pub fn status(&self) -> Vec<ServerStatus> {
+        let status = |backend: &Backend| {
+            let trouble = backend.standing.trouble();
+            ServerStatus {
+                url: backend.endpoint.url(),
+                weight: backend.endpoint.weight,
+                healthy: trouble.is_none(),
+                reason: trouble,
+                active: backend.active.get(),
+                idle: backend.idle.get(),
+            }
+        };
+        match &self.target {
+            Target::Whoami(_) => vec![ServerStatus::whoami()],
+            Target::Http(backends) => backends.iter().map(status).collect(),
+        }
     }
 
     /// The configuration that it was made from.
@@ -158,20 +261,36 @@ impl Upstream {
 }
 
 impl Backend {
-    fn new(upstream: &Arc<str>, endpoint: &config::Endpoint, metrics: &Metrics) -> Result<Self, InvalidHeaderValue> {
-        let authority: Arc<str> = Arc::from(endpoint.authority.as_str());
+    fn new(
+        upstream: &Arc<str>,
+        endpoint: &config::Endpoint,
+        tls: Option<&Tls>,
+        metrics: &Metrics,
+    ) -> Result<Self, BuildError> {
+        let authority: Arc<str> = Arc::from(endpoint.label());
         let connections = |state: &'static str| {
             let label = metrics::ServerState::new(Arc::clone(upstream), Arc::clone(&authority), state);
             metrics.upstream_connections.get_or_create(&label).clone()
         };
         let label = metrics::Server::new(Arc::clone(upstream), Arc::clone(&authority));
+        let is_known = metrics.upstream_healthy.get(&label).is_some();
         let healthy = metrics.upstream_healthy.get_or_create(&label).clone();
-        healthy.set(1);
+        if !is_known {
+            // What is known of the same server under other settings still holds.
+            healthy.set(1);
+        }
+        let ip = endpoint.host.parse::<IpAddr>().ok();
+        let is_name = ip.is_none() && !matches!(endpoint.transport, Transport::Unix(_));
         Ok(Self {
-            host: HeaderValue::from_str(&authority)?,
-            address: endpoint.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port)),
+            host: HeaderValue::from_str(&endpoint.authority)?,
+            tls: match (&endpoint.transport, tls) {
+                (Transport::Tls, Some(tls)) => Some(tls.towards(&endpoint.host)?),
+                _ => None,
+            },
+            address: ip.map(|ip| SocketAddr::new(ip, endpoint.port)),
+            resolved: is_name.then(Arc::default),
             tally: Tally::new(metrics, upstream, &authority),
-            healthy,
+            standing: Arc::new(Standing::new(upstream, &authority, healthy)),
             idle: connections("idle"),
             active: connections("active"),
             endpoint: endpoint.clone(),

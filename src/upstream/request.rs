@@ -1,9 +1,10 @@
 //! The request as the upstream gets it: framed anew, its body watched.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::error::Error;
+use super::http1::{Failure, Pump};
 use super::trailers::{self, Trailers};
 use super::{Exchange, Managed};
 use crate::http::BodyError;
@@ -20,14 +22,13 @@ use crate::http::BodyError;
 /// Frames a request from what is known of its body, and from nothing that the client wrote.
 ///
 /// An exact length becomes `Content-Length`; an unknown one `Transfer-Encoding: chunked`, also
-/// where hyper by itself would drop the body (GET, HEAD); no body gets neither, except for methods
-/// that are expected to have one (RFC 9110 §8.6).
+/// with methods that rarely have a body; no body gets neither, except for methods that are expected
+/// to have one (RFC 9110 §8.6).
 pub(super) fn prepare<B>(request: Request<B>, exchange: &Exchange<'_>) -> Request<Outgoing<B>>
 where
     B: Body<Data = Bytes, Error = BodyError>,
 {
     let (mut head, body) = request.into_parts();
-    // hyper would not chunk a body for a version below.
     head.version = Version::HTTP_11;
     let headers = &mut head.headers;
     headers.remove(header::TRANSFER_ENCODING);
@@ -56,23 +57,11 @@ where
     let upload = Upload {
         since: Cell::new(Instant::now()),
         state: Cell::new(State::Upstream),
+        is_out: Cell::new(false),
+        reader: RefCell::default(),
         managed: Managed::clone(exchange.managed),
     };
     Request::from_parts(head, Outgoing { body: Some(body), upload: Some(Rc::new(upload)) })
-}
-
-/// The same request once more, if sending it twice does no more than sending it once (RFC 9110
-/// §9.2.2) and there is no body that would be gone by then.
-pub(super) fn repeatable<B>(request: &Request<Outgoing<B>>) -> Option<Request<Outgoing<B>>> {
-    if !request.method().is_idempotent() || request.body().body.is_some() {
-        return None;
-    }
-    let mut copy = Request::new(Outgoing { body: None, upload: None });
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }
 
 /// The body of a request on its way.
@@ -93,6 +82,10 @@ impl<B> Outgoing<B> {
 pub(super) struct Upload {
     since: Cell<Instant>,
     state: Cell<State>,
+    /// The system has taken the last byte.
+    is_out: Cell<bool>,
+    /// Whoever reads the answer, while a task of its own sends the rest of the request.
+    reader: RefCell<Option<Waker>>,
     managed: Managed,
 }
 
@@ -143,6 +136,40 @@ impl Upload {
         match self.state.get() {
             State::Failed(error) => Some(error),
             State::Upstream | State::Client | State::Sent => None,
+        }
+    }
+
+    /// The system has taken the last byte of the request.
+    pub(super) fn is_out(&self) -> bool {
+        self.is_out.get()
+    }
+
+    /// Sends the rest of the request, and tells whoever reads the answer if the client leaves.
+    pub(super) async fn finish<B>(self: Rc<Self>, mut pump: Pump<Outgoing<B>>)
+    where
+        B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    {
+        match poll_fn(|cx| pump.poll(cx)).await {
+            Ok(()) => self.is_out.set(true),
+            // The server may answer all the same.
+            Err(Failure::Socket(error)) => tracing::debug!(%error, "a server takes no more of a request"),
+            Err(Failure::Body(error)) => self.enter(State::Failed(error)),
+        }
+        let reader = self.reader.take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// The request has left in one piece.
+    pub(super) fn finished(&self) {
+        self.is_out.set(true);
+    }
+
+    /// Wakes the reader of the answer when the upload ends.
+    pub(super) fn wake_at_end(&self, cx: &Context<'_>) {
+        if !self.is_out.get() {
+            self.reader.replace(Some(cx.waker().clone()));
         }
     }
 
@@ -211,9 +238,10 @@ mod tests {
             trailers: Trailers::of(&headers(&[("trailer", "x-auth-subject")]), |_| false),
             managed: &managed,
             body_stall: Duration::from_secs(1),
+            affinity: 0,
         };
         let mut body = prepare(request(Method::POST, &[], body), &exchange).into_body();
-        let frame = on_worker(std::future::poll_fn(move |cx| Pin::new(&mut body).poll_frame(cx)));
+        let frame = on_worker(poll_fn(move |cx| Pin::new(&mut body).poll_frame(cx)));
         assert_eq!(frame.unwrap().unwrap().into_trailers().unwrap(), headers(&[("x-sum", "1")]));
     }
 }

@@ -2,15 +2,13 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::connections::{Claim, Link};
@@ -22,14 +20,12 @@ use crate::http::{Body, BodyError, HOP_BY_HOP, remove_nominated, single};
 /// Checks and cleans the head of an answer. The value says whether the connection may serve
 /// another request.
 pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
-    // hyper marks both a 101 and a 2xx to CONNECT so; neither is ever asked for here.
-    if response.extensions().get::<OnUpgrade>().is_some() {
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Invalid::Upgrade);
     }
-    // On a connection to an HTTP/1.0 server hyper itself would fall back to 1.0, which has no
-    // chunks: a later body of unknown length would be lost.
+    // An HTTP/1.0 server may not know chunks: a later body of unknown length would be lost on it.
     let mut reusable = response.version() == Version::HTTP_11;
-    let status = response.status();
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
 
@@ -38,7 +34,7 @@ pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
         Ok(Some(coding)) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
         Ok(Some(_)) | Err(_) => return Err(Invalid::TransferEncoding),
     };
-    // hyper has read the body by its transfer coding or its single length. What else stands in the
+    // The body is read by its transfer coding or its single length. What else stands in the
     // head may not reach the client (RFC 9112 §6.3); the server states the length it knows anew.
     let plain = match single(headers, &header::CONTENT_LENGTH) {
         Ok(None) => true,
@@ -52,28 +48,30 @@ pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
     reusable &= !contradictory;
 
     let announced = if chunked { trailers::announced(headers, |_| false) } else { None };
-    strip_hop_by_hop(headers);
+    reusable &= !strip_hop_by_hop(headers);
     if let Some(names) = announced {
         headers.insert(header::TRAILER, names);
     }
     Ok(reusable)
 }
 
-/// Removes what concerns the upstream's connection only (RFC 9110 §7.6.1).
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what concerns the upstream's connection only (RFC 9110 §7.6.1); says whether that is to be
+/// closed.
+fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
     static NAMES: [HeaderName; 9] = HOP_BY_HOP;
-    remove_nominated(headers);
+    let close = remove_nominated(headers);
     // Most answers have none of them, and a look at each name is cheaper than nine look-ups.
     let found: Vec<HeaderName> = headers.keys().filter(|name| NAMES.contains(name)).cloned().collect();
     for name in found {
         headers.remove(name);
     }
+    close
 }
 
 /// What the rest of an exchange needs once the head is there.
-pub(super) struct Rest<B> {
-    pub(super) claim: Claim<B>,
-    pub(super) link: Link<B>,
+pub(super) struct Rest {
+    pub(super) claim: Claim,
+    pub(super) link: Link,
     pub(super) upload: Option<Rc<Upload>>,
     /// Whether the head allows another request on the connection.
     pub(super) reusable: bool,
@@ -83,10 +81,10 @@ pub(super) struct Rest<B> {
     pub(super) stall: Duration,
 }
 
-impl<B: 'static> Rest<B> {
+impl Rest {
     /// The whole answer has been read.
     fn finish(self) {
-        if self.reusable {
+        if self.reusable && self.upload.as_ref().is_none_or(|upload| upload.is_out()) {
             self.claim.settle(self.link, self.idle);
         }
     }
@@ -94,40 +92,33 @@ impl<B: 'static> Rest<B> {
 
 /// The body for the client. The connection goes back when the last byte was read; when this is
 /// dropped before, the connection closes, and the upstream learns that nobody listens any more.
-pub(super) fn body<B: 'static>(incoming: Incoming, rest: Rest<B>) -> Body {
-    if incoming.is_end_stream() {
+pub(super) fn body(rest: Rest) -> Body {
+    if rest.link.connection.is_at_end() {
         rest.finish();
         return Body::Empty;
     }
-    Body::Stream(Box::pin(Watched { incoming, rest: Some(rest), waiting: None }))
+    Body::Stream(Box::pin(Watched { rest: Some(rest), waiting: None }))
 }
 
-struct Watched<B> {
-    incoming: Incoming,
+struct Watched {
     /// `None` once the body ended, either way.
-    rest: Option<Rest<B>>,
+    rest: Option<Rest>,
     /// Since when the upstream has to send. A client that does not read is no stall of the upstream.
     waiting: Option<Instant>,
 }
 
-impl<B> Unpin for Watched<B> {}
-
-impl<B: 'static> Watched<B> {
+impl Watched {
+    /// The body is over. The connection goes back if it can.
     fn finish(&mut self) {
         if let Some(rest) = self.rest.take() {
             rest.finish();
         }
     }
 
-    fn fail(&mut self, error: hyper::Error) -> BodyError {
-        let upload = self.rest.take().and_then(|rest| rest.upload);
-        match upload.and_then(|upload| upload.failure()) {
-            Some(failure) => failure,
-            None => {
-                tracing::debug!(%error, "an upstream's body broke off");
-                BodyError::Upstream
-            }
-        }
+    /// The body breaks off, and with it the connection.
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.rest = None;
+        Poll::Ready(Some(Err(error)))
     }
 
     /// Whether neither body has moved for too long.
@@ -140,50 +131,54 @@ impl<B: 'static> Watched<B> {
     }
 }
 
-impl<B: 'static> HttpBody for Watched<B> {
+impl HttpBody for Watched {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match Pin::new(&mut this.incoming).poll_frame(cx) {
+        let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+        if let Some(upload) = &rest.upload {
+            if let Some(failure) = upload.failure() {
+                return this.fail(failure);
+            }
+            upload.wake_at_end(cx);
+        }
+        let frame = match rest.link.connection.poll_frame(cx) {
             Poll::Pending => {
-                if this.poll_stalled(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                this.rest = None;
-                return Poll::Ready(Some(Err(BodyError::Stalled)));
+                ready!(this.poll_stalled(cx));
+                return this.fail(BodyError::Stalled);
             }
             Poll::Ready(frame) => frame,
         };
+        let at_end = rest.link.connection.is_at_end();
         this.waiting = None;
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(Ok(match frame.into_trailers() {
+        let frame = match frame {
+            Some(Err(broken)) => {
+                tracing::debug!(?broken, "an upstream's body broke off");
+                return this.fail(BodyError::Upstream);
+            }
+            other => other.and_then(Result::ok),
+        };
+        if at_end {
+            this.finish();
+        }
+        Poll::Ready(frame.map(|frame| {
+            Ok(match frame.into_trailers() {
                 Ok(mut fields) => {
                     trailers::strip(&mut fields, |_| false);
-                    this.finish();
                     Frame::trailers(fields)
                 }
-                Err(data) => {
-                    if this.incoming.is_end_stream() {
-                        this.finish();
-                    }
-                    data
-                }
-            })),
-            Some(Err(error)) => Some(Err(this.fail(error))),
-            None => {
-                this.finish();
-                None
-            }
-        })
+                Err(data) => data,
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.rest.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.link.connection.size_hint())
     }
 }

@@ -1,7 +1,7 @@
 //! Headers after a body (RFC 9110 §6.5), in both directions.
 //!
-//! hyper writes only those trailers that the head announced, so the announcement has to travel
-//! too, although `Trailer` itself is a header of one connection.
+//! Receivers, hyper among them, may take only those that the head announced, so the announcement has
+//! to travel too, although `Trailer` itself is a header of one connection.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 

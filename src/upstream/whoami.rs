@@ -37,20 +37,27 @@ struct Received<'a> {
 ///
 /// # Errors
 /// [`Error::RequestBody`] when the body breaks off, or stands still for longer than `stall`.
-pub(super) async fn answer<B>(request: Request<B>, managed: &Managed, stall: Duration) -> Result<Response<Body>, Error>
+pub(super) async fn answer<B>(
+    head: Request<()>,
+    body: Option<B>,
+    managed: &Managed,
+    stall: Duration,
+) -> Result<Response<Body>, Error>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin,
 {
-    let (head, body) = request.into_parts();
-    let body_length = drain(body, stall).await.map_err(Error::RequestBody)?;
+    let body_length = match body {
+        Some(body) => drain(body, stall).await.map_err(Error::RequestBody)?,
+        None => 0,
+    };
     Ok(json(
         StatusCode::OK,
         &Received {
-            method: head.method.as_str(),
-            path: head.uri.path(),
-            query: head.uri.query(),
-            headers: listed(&head.headers, |_| true),
-            identity: listed(&head.headers, |name| managed(name)),
+            method: head.method().as_str(),
+            path: head.uri().path(),
+            query: head.uri().query(),
+            headers: listed(head.headers(), |_| true),
+            identity: listed(head.headers(), |name| managed(name)),
             body_length,
         },
     ))

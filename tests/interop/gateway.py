@@ -13,8 +13,8 @@ DEMO = ("demo", "Portcullis-1")
 class Gateway:
     """A running gateway. Every call returns a `requests.Response`; nothing is followed or retried."""
 
-    def __init__(self, story, pool, name="gateway"):
-        """`pool` is the TOML below `[pool.main]`."""
+    def __init__(self, story, pool, name="gateway", listener=""):
+        """`pool` is the TOML below `[pool.main]`, `listener` further lines of `[[listener]]`."""
         self.port, self.admin_port = free_port(), free_port()
         self._session = requests.Session()
         self._session.trust_env = False
@@ -23,6 +23,7 @@ class Gateway:
 version = 1
 [[listener]]
 address = "127.0.0.1:{self.port}"
+{listener}
 [admin]
 address = "127.0.0.1:{self.admin_port}"
 [log]

@@ -23,15 +23,20 @@ def moto_srp(story):
     moto(story, "srp")
 
 
-def moto(story, flow):
+def moto_secret(story):
+    """gateway, flow = "password", in front of moto, as an app client that has a secret"""
+    moto(story, "password", has_secret=True)
+
+
+def moto(story, flow, has_secret=False):
     """moto's tokens name Amazon's issuer wherever it runs, so only the addresses are overridden."""
     port = free_port()
     server = WORK / "venv" / "bin" / "moto_server"
     story.start("moto", [sys.executable, server, "-H", "127.0.0.1", "-p", port], ready=listens(port))
     url = f"http://127.0.0.1:{port}"
-    pool, client = create_pool(url, "us-east-1")
+    pool, client, secret = create_pool(url, "us-east-1", has_secret)
     gateway = Gateway(story, toml(
-        id=pool, client_id=client, flow=flow, endpoint=url,
+        id=pool, client_id=client, **({"client_secret": secret} if has_secret else {}), flow=flow, endpoint=url,
         issuer=f"https://cognito-idp.us-east-1.amazonaws.com/{pool}", jwks=f"{url}/{pool}/.well-known/jwks.json",
     ))
 
@@ -71,7 +76,7 @@ def cognito_local(story):
         environment={"HOST": "127.0.0.1", "PORT": str(port), "CODE": code}, ready=listens(port),
     )
     url = f"http://127.0.0.1:{port}"
-    pool, client = create_pool(url, "local")
+    pool, client, _ = create_pool(url, "local")
     gateway = Gateway(story, toml(
         id=pool, client_id=client, flow="password", endpoint=url, issuer=f"{url}/{pool}",
         jwks=f"{url}/{pool}/.well-known/jwks.json",
@@ -98,8 +103,8 @@ def cognito_local(story):
         expect(gateway.post("/auth/refresh", refresh_token=tokens["refresh_token"]), 401)
 
 
-def create_pool(url, region):
-    """A pool and an app client without a secret, made the way that an administrator makes them.
+def create_pool(url, region, has_secret=False):
+    """A pool and an app client, made the way that an administrator makes them, and the client's secret.
 
     moto puts those attributes into ID tokens that the client may read.
     """
@@ -108,10 +113,10 @@ def create_pool(url, region):
     )
     pool = cognito.create_user_pool(PoolName="interop", AutoVerifiedAttributes=["email"])["UserPool"]["Id"]
     client = cognito.create_user_pool_client(
-        UserPoolId=pool, ClientName="interop", ReadAttributes=["email"],
+        UserPoolId=pool, ClientName="interop", ReadAttributes=["email"], GenerateSecret=has_secret,
         ExplicitAuthFlows=["ALLOW_USER_SRP_AUTH", "ALLOW_USER_PASSWORD_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"],
-    )["UserPoolClient"]["ClientId"]
-    return pool, client
+    )["UserPoolClient"]
+    return pool, client["ClientId"], client.get("ClientSecret")
 
 
 def register(story, gateway):

@@ -1,13 +1,17 @@
 """Which suites there are, in the order in which they run."""
 
 import clients
+import forward_auth
+import http2
 import pools
 import readme
 import tls
+import servers
 
 ALL = {
     "moto-password": pools.moto_password,
     "moto-srp": pools.moto_srp,
+    "moto-secret": pools.moto_secret,
     "cognito-local": pools.cognito_local,
     "boto3": clients.boto3_sdk,
     "boto3-admin": clients.boto3_admin,
@@ -15,5 +19,9 @@ ALL = {
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
     "tls": tls.handshakes,
+    "forward-auth-nginx": forward_auth.nginx,
+    "forward-auth-caddy": forward_auth.caddy,
+    "http2": http2.curl_and_h2load,
     "readme": readme.curl_lines,
+    "killed-and-back": servers.killed_and_back,
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use portcullis::config::file::{
-    ACCESS, ADMIN, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, IDENTITY, KEYS, LIMITS, LISTENER, LOG, POOL, ROOT, ROUTE,
-    SECRET, SERVER, STORE, TLS, UPSTREAM, USER,
+    ACCESS, ADMIN, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, LIMITS, LISTENER, LOG, POOL, ROOT,
+    ROUTE, SECRET, SERVER, STORE, TLS, UPSTREAM, UPSTREAM_TLS, USER,
 };
 use portcullis::config::{self, Access, Loaded, PathPattern, Report, Severity};
 
@@ -74,10 +74,24 @@ fn the_reference_shows_every_default() {
 fn the_reference_names_every_key() {
     let text = fs::read_to_string(root().join("config/reference.toml")).unwrap();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shapes = [&ROOT, &SERVER, &LIMITS, &LISTENER, &ADMIN, &POOL, &KEYS, &EMBEDDED, &USER, &UPSTREAM, &ENDPOINT];
-    for shape in
-        shapes.into_iter().chain([&TLS, &CERTIFICATE, &ROUTE, &ACCESS, &AUTH, &IDENTITY, &STORE, &LOG, &SECRET])
-    {
+    let shapes = [
+        &ROOT,
+        &SERVER,
+        &LIMITS,
+        &LISTENER,
+        &ADMIN,
+        &POOL,
+        &KEYS,
+        &EMBEDDED,
+        &USER,
+        &UPSTREAM,
+        &ENDPOINT,
+        &HEALTH,
+        &UPSTREAM_TLS,
+        &CERTIFICATE,
+        &TLS,
+    ];
+    for shape in shapes.into_iter().chain([&ROUTE, &ACCESS, &AUTH, &IDENTITY, &STORE, &LOG, &SECRET]) {
         for key in shape.keys {
             let forms = [format!("{key} = "), format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
             assert!(forms.iter().any(|form| text.contains(form)), "{key} of {}", shape.place);

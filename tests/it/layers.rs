@@ -9,6 +9,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (1, &["config"]),
     (2, &["telemetry"]),
     (3, &["cognito", "server", "store", "token", "upstream"]),
+    (4, &["limit"]),
     (5, &["access"]),
     (6, &["problem"]),
     (7, &["auth"]),

@@ -1,11 +1,21 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod balancing;
+#[cfg(test)]
+mod check;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod docs;
 #[cfg(test)]
+mod edits;
+#[cfg(test)]
 mod framing;
+#[cfg(test)]
+mod health;
+#[cfg(test)]
+mod http2;
 #[cfg(test)]
 mod identity_routes;
 #[cfg(test)]
@@ -15,9 +25,13 @@ mod layers;
 #[cfg(test)]
 mod lessons;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod matrix;
 #[cfg(test)]
 mod process;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]

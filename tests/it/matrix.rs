@@ -55,7 +55,7 @@ upstream = "app"
 /// What GET gets, by caller. `ok` reaches the upstream; everything else does not.
 const FORWARDED: &str = "
             none    good    admin   scoped  tenant  client  id      second  expired issuer  tampered revoked bearer  basic   twice
-/public     ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok
+/public     ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      ok      twice
 /optional   ok      ok      ok      ok      ok      invalid invalid ok      expired invalid invalid revoked invalid missing twice
 /required   missing ok      ok      ok      ok      invalid invalid ok      expired invalid invalid revoked invalid missing twice
 /group      missing denied  ok      denied  denied  invalid invalid denied  expired invalid invalid revoked invalid missing twice
@@ -72,14 +72,14 @@ const FORWARDED: &str = "
 /// matter, the body does.
 const IDENTITY: &str = "
                        none    good    id      second  expired issuer  tampered revoked twice
-/auth/register         body    body    body    body    body    body    body    body    body
-/auth/confirm          body    body    body    body    body    body    body    body    body
-/auth/confirm/resend   body    body    body    body    body    body    body    body    body
-/auth/login            body    body    body    body    body    body    body    body    body
-/auth/challenge        body    body    body    body    body    body    body    body    body
-/auth/refresh          body    body    body    body    body    body    body    body    body
-/auth/password/forgot  body    body    body    body    body    body    body    body    body
-/auth/password/reset   body    body    body    body    body    body    body    body    body
+/auth/register         body    body    body    body    body    body    body    body    twice
+/auth/confirm          body    body    body    body    body    body    body    body    twice
+/auth/confirm/resend   body    body    body    body    body    body    body    body    twice
+/auth/login            body    body    body    body    body    body    body    body    twice
+/auth/challenge        body    body    body    body    body    body    body    body    twice
+/auth/refresh          body    body    body    body    body    body    body    body    twice
+/auth/password/forgot  body    body    body    body    body    body    body    body    twice
+/auth/password/reset   body    body    body    body    body    body    body    body    twice
 /auth/validate         missing valid   valid   valid   expired invalid invalid revoked twice
 /auth/logout           missing gone    invalid invalid expired invalid invalid revoked twice
 /auth/nowhere          unknown unknown unknown unknown unknown unknown unknown unknown unknown

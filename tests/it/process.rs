@@ -200,6 +200,7 @@ async fn the_first_signal_lets_open_requests_finish() {
         gate.open();
         let reply = busy.read().await;
         assert_eq!((reply.status, reply.text().as_str()), (200, "done"));
+        assert!(reply.closes(), "it says that nothing more is taken");
         busy.closed().await;
         assert_eq!(process.exited().await.code(), Some(0), "{}", process.output());
     }
@@ -329,4 +330,34 @@ async fn the_pool_is_administered_while_it_runs_and_while_it_does_not() {
     let users = pool(&["users"]).await;
     assert!(["demo", "ann", "bob"].iter().all(|user| users.contains(user)), "{users}");
     login(&Process::start(folder.path(), &toml).await, "bob").await;
+}
+
+#[tokio::test]
+async fn it_takes_as_many_open_files_as_it_may_and_says_when_they_are_too_few() {
+    let folder = tempdir().unwrap();
+    let toml = own_pool(free_port());
+    let enough = toml.clone() + "[server]\ndrain = \"2s\"\n[server.limits]\nconnections = 100\n";
+    let mut process = Process::start_after(folder.path(), &enough, "ulimit -S -n 300 && ulimit -H -n 512").await;
+    assert_eq!(process.open_files(), ("512".to_owned(), "512".to_owned()));
+    let output = process.output();
+    assert!(output.contains("open files") && output.contains("300") && output.contains("512"), "{output}");
+    assert!(!output.contains("too low"), "{output}");
+    process.signal("TERM");
+    process.exited().await;
+
+    let process = Process::start_after(folder.path(), &toml, "ulimit -n 512").await;
+    let output = process.output();
+    let line = output.lines().find(|line| line.contains("hard limit on open files is too low")).unwrap_or_default();
+    assert!(line.contains("512") && line.contains("40256") && line.contains("20000"), "{output}");
+}
+
+#[tokio::test]
+async fn the_pool_can_be_served_without_the_gateway() {
+    let (folder, port) = (tempdir().unwrap(), free_port());
+    let mut process = Process::serve_pool(folder.path(), &own_pool(port), port, POOL_ID).await;
+    let users = Process::run(folder.path(), &["pool", "users", "--config", "portcullis.toml"]).await;
+    assert!(users.code == Some(0) && users.stdout.contains("demo"), "it administers the running one: {users:?}");
+    process.signal("TERM");
+    assert_eq!(process.exited().await.code(), Some(0), "{}", process.output());
+    assert!(process.output().contains(POOL_ID), "{}", process.output());
 }

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use portcullis::clock::Clock;
+use serde_json::json;
 use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::h2;
 use crate::support::process::{config_at_free_ports, free_port};
 use crate::support::{Answer, Certificate, Client, Portcullis, Process, TlsClient, Upstream, route, soon, until};
 
@@ -94,6 +96,168 @@ async fn one_connection_too_many_hears_so_over_tls() {
 }
 
 #[tokio::test]
+async fn http2_is_spoken_when_alpn_says_so() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let upstream = Upstream::start().await;
+    let tls = format!("certificates = [{}]", site.write(folder.path(), "site"));
+    let gate = start(folder.path(), &(listener(&tls) + &upstream.toml("app") + &public("app"))).await;
+    let mut client = TlsClient::new(&[&site], None).connect_h2(gate.address(), "app.example").await;
+    client.begin(&[]).await;
+    for (stream, path) in [(1, "/one"), (3, "/two")] {
+        assert_eq!(client.exchange(h2::get(stream, path), stream).await.status(), 200);
+        assert_eq!(upstream.next_request().await.header("x-forwarded-proto"), Some("https"));
+        let line = gate.access_line(path).await;
+        assert_eq!((&line["protocol"], &line["tls"]), (&json!("HTTP/2"), &json!("1.3")));
+    }
+    // What was agreed on is spoken: HTTP/1 behind it is no HTTP/2.
+    let mut client = TlsClient::new(&[&site], None).connect_h2(gate.address(), "app.example").await;
+    client.send(get("app.example", "/three")).await;
+    assert!(matches!(client.end().await, None | Some(h2::code::PROTOCOL)));
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn one_http2_connection_too_many_hears_so_in_frames() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let limits = "[server]\nworkers = 1\n[server.limits]\nconnections = 1\n";
+    let tls = listener(&format!("certificates = [{}]", site.write(folder.path(), "site")));
+    let plain = "[[listener]]\naddress = \"127.0.0.1:0\"\nh2c = true\n";
+    let gate = start(folder.path(), &(limits.to_owned() + &tls + plain + &public("app"))).await;
+    let [secure, plain] = *gate.addresses() else { panic!("two listeners") };
+    let trusting = TlsClient::new(&[&site], None);
+    let mut first = trusting.connect(secure, "app.example").await;
+    assert_eq!(first.exchange(get("app.example", "/")).await.status, 200);
+
+    let mut over_tls = trusting.connect_h2(secure, "app.example").await;
+    over_tls.begin(&[]).await;
+    let mut with_prior_knowledge = h2::H2::open(plain).await;
+    for client in [&mut over_tls, &mut with_prior_knowledge] {
+        let settings = client.any().await.expect("a server begins with its settings");
+        assert_eq!((settings.kind, settings.stream, settings.payload.len()), (h2::SETTINGS, 0, 0));
+        let goaway = client.any().await.expect("a last word");
+        assert_eq!((goaway.kind, goaway.number(0), goaway.number(4)), (h2::GOAWAY, 0, h2::code::CALM));
+        assert_eq!(&goaway.payload[8..], b"overloaded");
+        assert!(client.any().await.is_none());
+    }
+    let mut client = Client::connect(plain).await;
+    client.send(get("app.example", "/")).await;
+    client.read().await.expect(503, "overloaded");
+    assert_eq!(gate.access_lines().iter().filter(|line| line.contains("overloaded")).count(), 3);
+}
+
+#[tokio::test]
+async fn a_reload_replaces_what_changed_and_nothing_else() {
+    let folder = tempdir().unwrap();
+    let (site, other) = (Certificate::new(&["app.example"]), Certificate::new(&["other.example"]));
+    let first = listener(&format!("certificates = [{}]", site.write(folder.path(), "site")));
+    let more = listener(&format!("certificates = [{}]", other.write(folder.path(), "other")));
+    let gate = Portcullis::start_on_file(&(first.clone() + &public("app")), folder.path()).await;
+    let (address, trusting) = (gate.address(), TlsClient::new(&[&site, &other], None));
+    let mut kept = trusting.connect(address, "app.example").await;
+    assert_eq!(kept.exchange(get("app.example", "/")).await.status, 200);
+
+    assert_eq!(gate.reloaded(&(first.clone() + &more + &public("app"))).await["changed"], json!(["listener"]));
+    let added = gate.addresses()[1];
+    assert_eq!(trusting.connect(added, "other.example").await.exchange(get("x", "/")).await.status, 200);
+    assert_eq!(kept.exchange(get("app.example", "/")).await.status, 200);
+    assert!(trusting.resumes(address, "app.example").await, "the same ticket keys");
+
+    // Another certificate: the listener's socket goes on, and its connections finish.
+    let changed = format!("certificates = [{}]", other.write(folder.path(), "changed"));
+    gate.reloaded(&(listener(&changed) + &public("app"))).await;
+    assert_eq!(gate.addresses(), [address]);
+    kept.closed().await;
+    trusting.connect(address, "other.example").await;
+    assert!(trusting.try_connect(address, "app.example").await.is_err(), "its certificate is gone");
+    until("nobody to listen", async || Client::try_connect(added).await.is_none().then_some(())).await;
+
+    // Without TLS, and with it again.
+    gate.reloaded(&("[[listener]]\naddress = \"127.0.0.1:0\"\n".to_owned() + &public("app"))).await;
+    assert_eq!((gate.addresses(), gate.get("/").await.status), (vec![address], 200));
+    gate.reloaded(&(first + &public("app"))).await;
+    trusting.connect(address, "app.example").await;
+
+    // The files are still looked at.
+    let new = Certificate::new(&["app.example"]);
+    new.write(folder.path(), "site");
+    let trusting = TlsClient::new(&[&new], None);
+    until("the new certificate", async || trusting.try_connect(address, "app.example").await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_reload_with_files_that_cannot_be_used_changes_nothing() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let tls = listener(&format!("certificates = [{}]", site.write(folder.path(), "site")));
+    let gate = Portcullis::start_on_file(&(tls.clone() + &public("app")), folder.path()).await;
+    let (address, trusting) = (gate.address(), TlsClient::new(&[&site], None));
+    let mut kept = trusting.connect(address, "app.example").await;
+    assert_eq!(kept.exchange(get("app.example", "/")).await.status, 200);
+
+    let nowhere = listener("certificates = [{ chain = \"nowhere.pem\", key = \"site.key\" }]");
+    std::fs::write(folder.path().join("site.key"), Certificate::new(&["app.example"]).key).unwrap();
+    let removed = route("/gone", "app", "\"public\"");
+    for (toml, what) in [(nowhere, "nowhere.pem"), (tls.clone(), "site.key: the private key does not belong")] {
+        let reply = gate.reload(&(toml + &removed)).await;
+        reply.expect(422, "config_invalid");
+        assert!(reply.text().contains(what), "{}", reply.text());
+        assert_eq!(kept.exchange(get("app.example", "/")).await.status, 200, "with the routes of before");
+        let mut fresh = trusting.connect(address, "app.example").await;
+        assert_eq!(fresh.exchange(get("app.example", "/")).await.status, 200);
+    }
+    assert_eq!(gate.metric("portcullis_config_reload_total{outcome=\"failed\"}").await, 2);
+    assert!(gate.admin_get("/ready").await.text().contains("site.key"));
+
+    // What is mended is in force at once.
+    let new = Certificate::new(&["app.example"]);
+    new.write(folder.path(), "site");
+    gate.reloaded(&(tls + &public("app"))).await;
+    TlsClient::new(&[&new], None).connect(address, "app.example").await;
+    assert_eq!(kept.exchange(get("app.example", "/")).await.status, 200, "and its connections live on");
+}
+
+#[tokio::test]
+async fn a_redirect_comes_and_goes_and_the_listener_stays() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let tls = listener(&format!("certificates = [{}]", site.write(folder.path(), "site")));
+    let redirecting = tls.clone() + "redirect_http_from = \"127.0.0.1:0\"\n";
+    let gate = Portcullis::start_on_file(&(tls.clone() + &public("app")), folder.path()).await;
+    let mut kept = TlsClient::new(&[&site], None).connect(gate.address(), "app.example").await;
+    assert_eq!(kept.exchange(get("app.example", "/")).await.status, 200);
+    assert!(gate.redirects().is_empty());
+
+    gate.reloaded(&(redirecting + &public("app"))).await;
+    let [from] = *gate.redirects() else { panic!("one redirect") };
+    let reply = Client::connect(from).await.exchange(get("app.example", "/x")).await;
+    let location = format!("https://app.example:{}/x", gate.address().port());
+    assert_eq!((reply.status, reply.header("location")), (308, Some(location.as_str())));
+
+    gate.reloaded(&(tls + &public("app"))).await;
+    until("nobody to listen", async || Client::try_connect(from).await.is_none().then_some(())).await;
+    assert_eq!(kept.exchange(get("app.example", "/")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_listener_that_is_added_moves_its_hosts_out_of_reach_of_open_connections() {
+    let folder = tempdir().unwrap();
+    let (site, inner) = (Certificate::new(&["public.example"]), Certificate::new(&["inner.example"]));
+    Certificate::new(&["person"]).write(folder.path(), "clients");
+    let open = listener(&format!("certificates = [{}]", site.write(folder.path(), "site")));
+    let certificates = inner.write(folder.path(), "inner");
+    let closed =
+        listener(&format!("certificates = [{certificates}]\nclient_ca = \"clients.pem\"\nclient_auth = \"required\""));
+    let gate = Portcullis::start_on_file(&(open.clone() + &public("app")), folder.path()).await;
+    let mut kept = TlsClient::new(&[&site], None).connect(gate.address(), "public.example").await;
+    assert_eq!(kept.exchange(get("inner.example", "/")).await.status, 200);
+    gate.reloaded(&(open + &closed + &public("app"))).await;
+    kept.exchange(get("inner.example", "/")).await.expect(421, "misdirected");
+    assert_eq!(kept.exchange(get("public.example", "/")).await.status, 200);
+}
+
+#[tokio::test]
 async fn lesson_39_a_connection_stays_in_the_zone_of_its_client_certificate() {
     let folder = tempdir().unwrap();
     let (site, inner) = (Certificate::new(&["public.example"]), Certificate::new(&["inner.example"]));
@@ -107,7 +271,7 @@ async fn lesson_39_a_connection_stays_in_the_zone_of_its_client_certificate() {
     let open = format!("certificates = [{}]", site.write(folder.path(), "site"));
     let toml = listener(&open) + &listener(&required) + &upstream.toml("app") + &public("app");
     let gate = start(folder.path(), &toml).await;
-    let [outside, inside] = *gate.listeners() else { panic!("two listeners") };
+    let [outside, inside] = *gate.addresses() else { panic!("two listeners") };
     let (anonymous, known) = (TlsClient::new(&[&site, &inner], None), TlsClient::new(&[&site, &inner], Some(&person)));
 
     // Without the certificate there is no way in, under whatever name.
@@ -247,9 +411,17 @@ async fn a_client_that_takes_no_bytes_is_cut_over_tls_too() {
     let limits = "[server]\nworkers = 1\n[server.limits]\nbody_stall = \"300ms\"\n".to_owned();
     let tls = listener(&format!("certificates = [{}]", site.write(folder.path(), "site")));
     let gate = start(folder.path(), &(limits + &tls + &upstream.toml("app") + &public("app"))).await;
-    let mut client = TlsClient::new(&[&site], None).connect(gate.address(), "app.example").await;
+    let trusting = TlsClient::new(&[&site], None);
+    let mut client = trusting.connect(gate.address(), "app.example").await;
     client.send(get("app.example", "/large")).await;
     upstream.closed(0).await;
     assert_eq!(gate.access_line("/large").await["status"], 499);
-    drop(client);
+    let mut over_http2 = trusting.connect_h2(gate.address(), "app.example").await;
+    let room = (1 << 31) - 1_u32;
+    over_http2.begin(&[(4, room)]).await;
+    over_http2.send(h2::frame(h2::WINDOW_UPDATE, 0, 0, (room - 65_535).to_be_bytes())).await;
+    over_http2.send(h2::get(1, "/large-too")).await;
+    upstream.closed(1).await;
+    assert_eq!(gate.access_line("/large-too").await["status"], 499);
+    drop((client, over_http2));
 }

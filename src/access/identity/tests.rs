@@ -1,5 +1,7 @@
+use crate::http::HOP_BY_HOP;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -66,7 +68,8 @@ fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> 
     let mut request = Request::new(());
     *request.headers_mut() = headers;
     let identity = identity(&[("x-auth-subject", claim("sub"))]);
-    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: keep };
+    let edits = HeaderEdits::default();
+    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: keep, edits: &edits };
     stamp(request, permit, &stamp_with).map(|vetted| vetted.request().headers().clone())
 }
 

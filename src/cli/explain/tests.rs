@@ -34,6 +34,21 @@ path     = "/maybe"
 methods  = ["GET"]
 upstream = "app"
 access   = "optional"
+[[route]]
+path             = "/strip/*"
+upstream         = "app"
+access           = "public"
+strip_prefix     = "/strip"
+rewrite          = "/v1/*"
+timeout          = "5s"
+limit            = { rate = "10/1m", burst = 5 }
+request_headers  = { set = { "X-Env" = "prod", "X-Api-Key" = "hunter2" }, remove = ["Accept"] }
+response_headers = { set = { "X-Frame-Options" = "DENY" }, remove = ["Server"] }
+[[route]]
+path         = "/through/*"
+upstream     = "app"
+access       = "public"
+strip_prefix = "/through"
 "#;
 
 /// A command line, as clap reads it.
@@ -159,4 +174,24 @@ fn claims_that_are_none_are_a_failure() {
         let error = explain(&config, &line.question, &mut Vec::new()).unwrap_err();
         assert!(error.to_string().contains(wanted), "{text}: {error}");
     }
+}
+
+#[test]
+fn what_a_route_changes_is_shown() {
+    let lines = answer(&["GET", "/strip/%61?b", "--header", "Accept: text/html"]);
+    for wanted in [
+        "limit 10 in 60s by client, 5 at once",
+        "timeout 5s for the whole request",
+        "rewritten /v1/a",
+        "removed accept",
+        "sends x-env: prod",
+        "sends x-api-key: ***",
+        "answer without server",
+        "answer with x-frame-options: DENY",
+    ] {
+        assert!(has(&lines, wanted), "{wanted}: {lines:#?}");
+    }
+    let lines = answer(&["GET", "/through/api/x"]);
+    assert!(has(&lines, "refused 403 access_denied (rewrite): that path belongs to /api/*"), "{lines:#?}");
+    assert!(!has(&lines, "sends"), "{lines:#?}");
 }

@@ -8,11 +8,11 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::diagnostic::{Diagnostic, closest};
-use crate::config::file::{AUTH, IDENTITY};
+use crate::config::file::{AUTH, CORS, IDENTITY};
 use crate::config::section::Section;
 use crate::config::validate::route::name_of;
 use crate::config::values::{self, Invalid};
-use crate::config::{Auth, ClaimSource, Identity, Pool, path};
+use crate::config::{Auth, ClaimSource, Cors, Identity, Pool, path};
 
 /// The pool that serves the identity routes when the file names none.
 const DEFAULT_POOL: &str = "main";
@@ -42,8 +42,21 @@ pub(super) fn auth(root: &Section<'_>, pools: &[Pool]) -> Option<Auth> {
         register: section.flag("register", true),
         hide_existing_users: section.flag("hide_existing_users", true),
         floor: section.duration("floor", Duration::from_millis(300)),
+        cors: cors(&section),
     };
     pool.is_some().then_some(auth)
+}
+
+/// `cors`.
+fn cors(section: &Section<'_>) -> Option<Cors> {
+    let table = section.child("cors", &CORS);
+    if !table.is_present() {
+        return None;
+    }
+    table.require("origins", "[\"https://app.example.com\"]");
+    table.refuse_empty("origins", "every page of another origin would be refused");
+    let origins = table.list("origins", "an origin", values::origin)?;
+    Some(Cors { origins: origins.into_iter().map(Spanned::into_inner).collect() })
 }
 
 /// What the identity headers are called behind the prefix, and what they hold.

@@ -1,6 +1,7 @@
 //! From the file to what it means. Nothing stops at the first mistake: each section notes its own
 //! and goes on with defaults, and a `Config` leaves this module only if none was noted.
 
+mod edits;
 mod identity;
 mod pool;
 mod route;
@@ -18,7 +19,7 @@ use toml::de::DeTable;
 use crate::config::diagnostic::{Diagnostic, Report, Span};
 use crate::config::file::{ADMIN, LIMITS, LISTENER, LOG, ROOT, ROUTE, SERVER, STORE};
 use crate::config::section::{Reader, Section};
-use crate::config::{Admin, Config, Limits, Listener, Loaded, Log, LogFormat, Server, values};
+use crate::config::{Admin, Config, Contents, Limits, Listener, Loaded, Log, LogFormat, Server, values};
 
 /// Reads a configuration from its text. `path` is how the file is called, and its folder is what
 /// relative paths are relative to; `env` looks up environment variables. Nothing else is looked at
@@ -27,6 +28,16 @@ use crate::config::{Admin, Config, Limits, Listener, Loaded, Log, LogFormat, Ser
 /// # Errors
 /// All mistakes at once.
 pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    parse_and_note(text, path, env, &mut Contents::default())
+}
+
+/// The same, and notes what was read from files of secrets.
+pub(super) fn parse_and_note(
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    contents: &mut Contents,
+) -> Result<Loaded, Report> {
     let (table, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
         // What could be recovered would only add mistakes that are none.
@@ -38,7 +49,9 @@ pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> R
     let reader = Reader::new(path.parent().unwrap_or(Path::new("")), env);
     let root = Section::open(&reader, &ROOT, 0..0, table.get_ref());
     let config = whole(&root, text, path);
-    let report = Report::new(path, text, reader.finish());
+    let (found, secrets) = reader.finish();
+    contents.add(secrets);
+    let report = Report::new(path, text, found);
     if report.errors() > 0 { Err(report) } else { Ok(Loaded { config, warnings: report }) }
 }
 
@@ -53,7 +66,9 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     no_address_twice(root, &bound);
     let upstreams = upstream::all(root);
     let auth = identity::auth(root, &pools);
+    let identity = identity::identity(root);
     let names = route::Names {
+        identity: &identity,
         pools: pools.iter().map(|pool| &*pool.name).collect(),
         upstreams: upstreams.iter().map(|upstream| &*upstream.name).collect(),
     };
@@ -62,7 +77,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
         routes.iter().map(|section| route::one(section, &names, &pools, &server.limits, text)).collect();
     route::no_two_tie(root, &routes);
     route::none_in_auth(root, &routes, auth.as_ref());
-    let identity = identity::identity(root);
+    route::none_rewritten_into_stricter(root, &routes);
     // The keys of [store] are in the table of what is not available: opening it is the whole check.
     let _checked = root.child("store", &STORE);
     Config {
@@ -127,6 +142,8 @@ fn limits(section: &Section<'_>) -> Limits {
         headers: section.count("headers", 100, 1..=256),
         body: section.size("body").map(Spanned::into_inner).filter(|bytes| *bytes > 0),
         body_stall: section.positive_duration("body_stall", Duration::from_secs(60)),
+        // With none nothing could be asked; each one more may make us hold a head and a buffer.
+        h2_streams: u32::try_from(section.count("h2_streams", 128, 1..=1000)).unwrap_or(u32::MAX),
     }
 }
 
@@ -146,12 +163,15 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
     let mut listeners = Vec::new();
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
-        let address = section.parsed("address", "an address to listen on", values::address);
-        let tls = tls::tls(&section, bound);
-        let Some(address) = address else { continue };
+        let h2c = section.flag("h2c", false);
+        let (tls, redirect_http_from) = match tls::tls(&section, h2c, bound) {
+            Some((tls, redirect)) => (Some(tls), redirect),
+            None => (None, None),
+        };
+        let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
         let (span, address) = (address.span(), address.into_inner());
         bound.push(Bound { address, span, what: "a listener".to_owned() });
-        listeners.push(Listener { address, tls });
+        listeners.push(Listener { address, h2c: h2c && tls.is_none(), tls, redirect_http_from });
     }
     listeners
 }

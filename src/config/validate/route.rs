@@ -1,21 +1,26 @@
 //! `[[route]]`, and what holds between routes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::diagnostic::{Diagnostic, Span, closest};
-use crate::config::file::ACCESS;
+use crate::config::file::{ACCESS, LIMIT};
 use crate::config::section::Section;
+use crate::config::validate::edits::{self, Direction};
 use crate::config::validate::pool;
 use crate::config::values::{self, Invalid};
-use crate::config::{Access, Auth, HostPattern, Limits, PathPattern, Pool, Route, Rule, TokenUse, path};
+use crate::config::{
+    Access, Auth, HostPattern, Identity, Limit, LimitBy, Limits, PathPattern, Pool, Route, Rule, TokenUse, path,
+};
 
-/// The names that a route may use.
+/// What a route may refer to.
 pub(super) struct Names<'a> {
     pub(super) pools: Vec<&'a str>,
     pub(super) upstreams: Vec<&'a str>,
+    pub(super) identity: &'a Identity,
 }
 
 /// A route, and where it stands.
@@ -39,6 +44,11 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
     let upstream = name_of(section, "upstream", &names.upstreams);
     let access = access(section, names, pools);
     let body = section.size("body").map_or(limits.body, |size| Some(size.into_inner()).filter(|bytes| *bytes > 0));
+    let rewrite = edits::rewrite(section, path.as_ref().map(Spanned::get_ref), keep_encoded_slashes);
+    let timeout = section.duration("timeout", Duration::ZERO);
+    let limit = limit(section, &access);
+    let request_headers = edits::headers(section, Direction::Request, names.identity);
+    let response_headers = edits::headers(section, Direction::Response, names.identity);
     let span = section.place_of("path");
     let (Some(path), false) = (path, host_is_wrong) else { return Placed { span, meaning: None } };
     let (host, path) = (host.map_or(HostPattern::Any, Spanned::into_inner), path.into_inner());
@@ -51,6 +61,11 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
         upstream: Arc::from(upstream.unwrap_or_default()),
         access,
         body,
+        rewrite,
+        timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+        limit,
+        request_headers,
+        response_headers,
         keep_encoded_slashes,
         line,
     });
@@ -114,6 +129,26 @@ fn access(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Access {
         section.reader.note(nobody.help("add [pool.main], or make the route public: access = \"public\""));
     }
     access
+}
+
+/// `limit`; without `burst` as many at once as in the whole time.
+fn limit(section: &Section<'_>, access: &Access) -> Option<Limit> {
+    let table = section.child("limit", &LIMIT);
+    if !table.is_present() {
+        return None;
+    }
+    table.require("rate", "\"100/1s\"");
+    let rate = table.parsed("rate", "a rate", values::rate).map(Spanned::into_inner);
+    let by = table.choice("by", LimitBy::Client, &[("client", LimitBy::Client), ("subject", LimitBy::Subject)]);
+    if by == LimitBy::Subject && *access == Access::Public {
+        let nobody = Diagnostic::error("a public route has no subjects to limit");
+        let nobody = nobody.at(table.place_of("by"), "nobody is asked who they are");
+        section.reader.note(nobody.help("write by = \"client\", or access = \"optional\""));
+    }
+    let default = rate.and_then(|(rate, _)| usize::try_from(rate).ok()).unwrap_or(1);
+    let burst = table.count("burst", default, 1..=1_000_000_000);
+    let (rate, per) = rate?;
+    Some(Limit { rate, per, burst: u32::try_from(burst).unwrap_or(u32::MAX), by })
 }
 
 /// `access` as a table.
@@ -214,5 +249,66 @@ pub(super) fn none_in_auth(root: &Section<'_>, routes: &[Placed], auth: Option<&
             let hidden = hidden.at(placed.span.clone(), format!("inside of {}", auth.prefix));
             root.reader.note(hidden.help("choose another path, or another `prefix` or `hosts` in [auth]"));
         }
+    }
+}
+
+/// A rewrite that lets a request reach a path of the same upstream which another route guards in
+/// another way. Such requests are refused one by one, unless they satisfy both; here somebody is told.
+pub(super) fn none_rewritten_into_stricter(root: &Section<'_>, routes: &[Placed]) {
+    for placed in routes {
+        let Some((route, rewrite)) = placed.meaning.as_ref().and_then(|route| Some((route, route.rewrite.as_ref()?)))
+        else {
+            continue;
+        };
+        let guards = |other: &&Placed| {
+            other.meaning.as_ref().is_some_and(|other| {
+                !std::ptr::eq(other, route)
+                    && other.upstream == route.upstream
+                    && other.access != Access::Public
+                    && other.access != route.access
+                    && share_a_host(&other.host, &route.host)
+                    && share_a_method(other, route)
+                    && share_a_path(&other.path, &rewrite.to)
+            })
+        };
+        let Some((guard, label)) =
+            routes.iter().find(guards).and_then(|guard| Some((guard, &guard.meaning.as_ref()?.label)))
+        else {
+            continue;
+        };
+        let warning = Diagnostic::warning(format!("rewritten paths of `{}` belong to `{label}`", route.label))
+            .at(placed.span.clone(), "must meet the rule of both, or they are refused")
+            .at(guard.span.clone(), "this route guards such paths");
+        root.reader.note(warning.help("if that is meant, give the two routes an [upstream.NAME] each"));
+    }
+}
+
+fn share_a_host(a: &HostPattern, b: &HostPattern) -> bool {
+    use HostPattern::{Any, Exact, Wildcard};
+    let below = |name: &str, parent: &str| name.strip_suffix(parent).is_some_and(|head| head.ends_with('.'));
+    match (a, b) {
+        (Any, _) | (_, Any) => true,
+        (Exact(a), Exact(b)) => a == b,
+        (Exact(name), Wildcard(parent)) | (Wildcard(parent), Exact(name)) => below(name, parent),
+        (Wildcard(a), Wildcard(b)) => a == b || below(a, b) || below(b, a),
+    }
+}
+
+fn share_a_method(a: &Route, b: &Route) -> bool {
+    match (&a.methods, &b.methods) {
+        (Some(a), Some(b)) => a.iter().any(|method| b.contains(method)),
+        _ => true,
+    }
+}
+
+fn share_a_path(a: &PathPattern, b: &PathPattern) -> bool {
+    use PathPattern::{Exact, Prefix};
+    let below = |path: &str, prefix: &str| {
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match (a, b) {
+        (Exact(a), Exact(b)) => a == b,
+        (Exact(path), Prefix(prefix)) | (Prefix(prefix), Exact(path)) => below(path, prefix),
+        (Prefix(a), Prefix(b)) => below(a, b) || below(b, a),
     }
 }

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::Pool;
-use crate::config::file::{ACCESS, AUTH, EMBEDDED, ENDPOINT, IDENTITY, KEYS, POOL, SECRET, Shape, UPSTREAM, USER};
+use crate::config::file::{
+    ACCESS, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape, TLS, UPSTREAM,
+    UPSTREAM_TLS, USER,
+};
 
 fn parsed(text: &str) -> Result<Loaded, Report> {
     parse(text, Path::new("/etc/portcullis/p.toml"), &|name| (name == "SET").then(|| "s3cret".to_owned()))
@@ -128,15 +131,39 @@ fn with_key(shape: &Shape, key: &str, value: &str) -> String {
         "a user" => format!("[[pool.main.embedded.users]]\n{line}"),
         "a secret" => format!("[pool.main.client_secret]\n{line}"),
         "[upstream.NAME]" => format!("[upstream.app]\n{line}"),
+        "[upstream.NAME.health]" => format!("[upstream.app.health]\n{line}"),
+        "[upstream.NAME.tls]" => format!("[upstream.app.tls]\n{line}"),
+        "[listener.tls]" => format!("[[listener]]\n[listener.tls]\n{line}"),
+        "a certificate" => format!("[[listener]]\n[[listener.tls.certificates]]\n{line}"),
         "a server" => format!("[[upstream.app.servers]]\n{line}"),
         "`access`" => format!("[[route]]\n[route.access]\n{line}"),
         header => format!("{header}\n{line}"),
     }
 }
 
-const SHAPES: [&Shape; 18] = [
-    &ROOT, &SERVER, &LIMITS, &LISTENER, &ADMIN, &POOL, &KEYS, &EMBEDDED, &USER, &SECRET, &UPSTREAM, &ENDPOINT, &ROUTE,
-    &ACCESS, &AUTH, &IDENTITY, &STORE, &LOG,
+const SHAPES: [&Shape; 22] = [
+    &ROOT,
+    &SERVER,
+    &LIMITS,
+    &LISTENER,
+    &ADMIN,
+    &POOL,
+    &KEYS,
+    &EMBEDDED,
+    &USER,
+    &SECRET,
+    &UPSTREAM,
+    &ENDPOINT,
+    &ROUTE,
+    &ACCESS,
+    &AUTH,
+    &IDENTITY,
+    &STORE,
+    &LOG,
+    &HEALTH,
+    &UPSTREAM_TLS,
+    &CERTIFICATE,
+    &TLS,
 ];
 
 #[test]

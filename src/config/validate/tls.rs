@@ -1,4 +1,6 @@
-//! `[listener.tls]`. The files that it names are read when the gateway starts, and by `check`.
+//! `[listener.tls]`, and certificates with their keys wherever they are named. The files that it names are read when the gateway starts, and by `check`.
+
+use std::net::SocketAddr;
 
 use toml::Spanned;
 
@@ -6,7 +8,7 @@ use crate::config::diagnostic::Diagnostic;
 use crate::config::file::{CERTIFICATE, TLS};
 use crate::config::section::Section;
 use crate::config::validate::Bound;
-use crate::config::{Certificate, ClientAuth, ClientCa, Place, Tls, TlsVersion, values};
+use crate::config::{CertificateFiles, ClientAuth, ClientCa, Place, Tls, TlsVersion, values};
 
 /// The words of `client_auth`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,18 +18,23 @@ enum Ask {
     Required,
 }
 
-/// How a listener speaks TLS, if it does.
-pub(super) fn tls(listener: &Section<'_>, bound: &mut Vec<Bound>) -> Option<Tls> {
+/// How a listener speaks TLS, if it does, and the plaintext address that sends clients there.
+pub(super) fn tls(listener: &Section<'_>, h2c: bool, bound: &mut Vec<Bound>) -> Option<(Tls, Option<SocketAddr>)> {
     let section = listener.child("tls", &TLS);
     if !section.is_present() {
         return None;
+    }
+    if h2c {
+        let unused = Diagnostic::warning("`h2c` has no effect on a listener with TLS");
+        let unused = unused.at(listener.place_of("h2c"), "is for plaintext");
+        section.reader.note(unused.help("leave it out: over TLS clients choose HTTP/2 by ALPN"));
     }
     let redirect_http_from = section.parsed("redirect_http_from", "an address to listen on", values::address);
     if let Some(address) = &redirect_http_from {
         let what = "the redirect to https".to_owned();
         bound.push(Bound { address: *address.get_ref(), span: address.span(), what });
     }
-    Some(Tls {
+    let tls = Tls {
         certificates: certificates(&section),
         client_auth: client_auth(&section),
         min_version: section.choice(
@@ -35,11 +42,19 @@ pub(super) fn tls(listener: &Section<'_>, bound: &mut Vec<Bound>) -> Option<Tls>
             TlsVersion::V1_2,
             &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)],
         ),
-        redirect_http_from: redirect_http_from.map(Spanned::into_inner),
-    })
+    };
+    Some((tls, redirect_http_from.map(Spanned::into_inner)))
 }
 
-fn certificates(section: &Section<'_>) -> Vec<Certificate> {
+/// A certificate and its key. The example is of the name of both.
+pub(super) fn certificate(section: &Section<'_>, example: &str) -> Option<CertificateFiles> {
+    section.require("chain", &format!("\"tls/{example}.pem\""));
+    section.require("key", &format!("\"tls/{example}.key\""));
+    let (chain, key) = section.path("chain").zip(section.path("key"))?;
+    Some(CertificateFiles { chain, key, place: Place(section.place.clone()) })
+}
+
+fn certificates(section: &Section<'_>) -> Vec<CertificateFiles> {
     section.require("certificates", "[{ chain = \"tls/site.pem\", key = \"tls/site.key\" }]");
     if let Some(value) = section.value("certificates")
         && value.get_ref().as_array().is_some_and(|array| array.is_empty())
@@ -47,17 +62,15 @@ fn certificates(section: &Section<'_>) -> Vec<Certificate> {
         let empty = Diagnostic::error("`certificates` is empty").at(value.span(), "there is no TLS without one");
         section.reader.note(empty.help("for a plaintext listener leave out [listener.tls]"));
     }
-    let mut certificates: Vec<Certificate> = Vec::new();
+    let mut certificates: Vec<CertificateFiles> = Vec::new();
     for one in section.children("certificates", &CERTIFICATE) {
-        one.require("chain", "\"tls/site.pem\"");
-        one.require("key", "\"tls/site.key\"");
-        let (Some(chain), Some(key)) = (one.path("chain"), one.path("key")) else { continue };
-        if let Some(earlier) = certificates.iter().find(|earlier| earlier.chain == chain) {
+        let Some(files) = certificate(&one, "site") else { continue };
+        if let Some(earlier) = certificates.iter().find(|earlier| earlier.chain == files.chain) {
             let twice = Diagnostic::error("the certificate is there twice");
             let twice = twice.at(one.place_of("chain"), "the second time");
             section.reader.note(twice.at(earlier.place.0.clone(), "the first one"));
         }
-        certificates.push(Certificate { chain, key, place: Place(one.place.clone()) });
+        certificates.push(files);
     }
     certificates
 }

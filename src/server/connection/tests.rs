@@ -5,9 +5,17 @@ use tokio::io::DuplexStream;
 use super::*;
 use crate::http::{Body as OurBody, Transport};
 
-/// Answers every request with its body (`/slow` after 30 s, `/early` without it), and refusals with their names.
-struct Echo {
+/// Answers every request with its body (`/slow` after 30 s, `/early` without it, `/drain` after the
+/// process has begun to drain), and refusals with their names.
+pub(in crate::server) struct Echo {
     seen: Cell<usize>,
+    switch: watch::Sender<Lifecycle>,
+}
+
+impl Echo {
+    pub(in crate::server) fn new(switch: &watch::Sender<Lifecycle>) -> Rc<Self> {
+        Rc::new(Self { seen: Cell::new(0), switch: switch.clone() })
+    }
 }
 
 impl Service for Echo {
@@ -21,6 +29,9 @@ impl Service for Echo {
         let mut response = Response::new(OurBody::Empty);
         if request.uri().path() == "/slow" {
             tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        if request.uri().path() == "/drain" {
+            self.switch.send_replace(Lifecycle::Draining);
         }
         if request.uri().path() == "/early" {
             return response;
@@ -40,14 +51,27 @@ impl Service for Echo {
         *response.status_mut() = http::StatusCode::BAD_REQUEST;
         response
     }
+
+    fn refuse_request<B>(&self, client: &(), _request: &Request<B>, refusal: Refusal) -> Response<OurBody> {
+        self.refuse(client, refusal)
+    }
 }
 
 /// Starts a connection; returns the client's end and the switch.
 fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<()>) {
     let (client, server) = tokio::io::duplex(64 * 1024);
+    let (switch, lifecycle) = watch::channel(Lifecycle::Running);
+    let service = Echo::new(&switch);
+    (client, switch, tokio::task::spawn_local(serve(server, info(), service, limits(), lifecycle)))
+}
+
+pub(in crate::server) fn info() -> ConnInfo {
     let address = "127.0.0.1:1".parse().unwrap();
-    let info = ConnInfo { peer: address, local: address, listener: "test".into(), transport: Transport::Plain };
-    let limits = ConnectionLimits {
+    ConnInfo { peer: address, local: address, listener: "test".into(), transport: Transport::Plain }
+}
+
+pub(in crate::server) fn limits() -> ConnectionLimits {
+    ConnectionLimits {
         head: HeadLimits { bytes: 8192, lines: 100 },
         patience: Patience {
             idle: Duration::from_secs(75),
@@ -55,14 +79,12 @@ fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<(
             body_stall: Duration::from_secs(60),
         },
         handshake: Duration::from_secs(10),
-    };
-    let (switch, lifecycle) = watch::channel(Lifecycle::Running);
-    let service = Rc::new(Echo { seen: Cell::new(0) });
-    (client, switch, tokio::task::spawn_local(serve(server, info, service, limits, lifecycle)))
+        h2_streams: 128,
+    }
 }
 
 /// Runs a test on a paused clock, where time passes only when everybody waits.
-fn run(test: impl Future<Output = ()>) {
+pub(in crate::server) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }
@@ -197,4 +219,47 @@ fn draining_closes_idle_connections_at_once() {
         task.await.unwrap();
         assert_eq!(begin.elapsed().as_secs(), 0);
     });
+}
+
+#[test]
+fn an_answer_that_ends_while_draining_begins_says_that_the_connection_closes() {
+    run(async {
+        let (mut client, _switch, task) = start();
+        client.write_all(b"GET /drain HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let answer = read_all(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("connection: close\r\n"), "{answer}");
+        task.await.unwrap();
+    });
+}
+
+#[test]
+fn a_malformed_head_behind_a_slow_answer_is_refused_by_us_however_it_arrives() {
+    for bad in [
+        "\n\n\nxx\n\nGET",
+        "\r\n\r\nx\u{1}x\r\n\r\nGET",
+        "\r\nGET /\u{1} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /x HTTP/1.1\r\nHost: a\r\nx y: z\r\n\r\n",
+    ] {
+        let cuts = (0..=bad.len()).flat_map(|one| (one..=bad.len()).map(move |two| [one, two]));
+        let cuts = cuts.flat_map(|[one, two]| (two..=bad.len()).map(move |three| [one, two, three]));
+        for [one, two, three] in cuts.filter(|[one, _, three]| three - one <= 4) {
+            run(async move {
+                let (mut client, _switch, task) = start();
+                client.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+                let bytes = bad.as_bytes();
+                for piece in [&bytes[..one], &bytes[one..two], &bytes[two..three], &bytes[three..]] {
+                    // The last ones come when the answer is out, and maybe the refusal, too.
+                    tokio::time::sleep(Duration::from_secs(9)).await;
+                    if client.write_all(piece).await.is_err() {
+                        break;
+                    }
+                }
+                let answers = read_all(&mut client).await;
+                let (slow, refused) = answers.split_once("\r\n\r\n").unwrap();
+                assert!(slow.starts_with("HTTP/1.1 200 OK"), "{bad:?} {one} {two} {three}: {answers}");
+                assert!(refused.contains("\r\n\r\nMalformed("), "{bad:?} {one} {two} {three}: {answers}");
+                task.await.unwrap();
+            });
+        }
+    }
 }

@@ -96,6 +96,24 @@ fn a_head_is_refused_at_its_first_piece_where_hyper_would_refuse_it() {
 }
 
 #[test]
+fn there_may_not_be_many_empty_lines() {
+    for empty in ["\n", "\r\n"] {
+        let mut tracker = Tracker::new(LIMITS);
+        assert_eq!(tracker.feed(empty.repeat(32).as_bytes()), Ok(()));
+        assert_eq!(tracker.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(()));
+        assert_eq!(tracker.feed(empty.repeat(32).as_bytes()), Ok(()), "each head has its own");
+        assert_eq!(tracker.feed(empty.as_bytes()), Err((0, Refusal::Malformed("empty_lines"))));
+    }
+}
+
+#[test]
+fn too_many_lines_are_refused_before_the_head_ends() {
+    let lines = "x: y\r\n".repeat(LIMITS.lines + 1);
+    let head = format!("GET / HTTP/1.1\r\n{lines}");
+    assert_eq!(Tracker::new(LIMITS).feed(head.as_bytes()), Err((0, Refusal::HeadTooLarge)));
+}
+
+#[test]
 fn a_head_that_never_ends_is_too_large() {
     let mut tracker = Tracker::new(LIMITS);
     let outcome = (0..5000).map(|_| tracker.feed(b"x")).find(Result::is_err);

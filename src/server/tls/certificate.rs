@@ -81,7 +81,11 @@ pub(super) struct Certificate {
 
 impl Certificate {
     /// Takes chain and key, which have to belong together.
-    pub(super) fn parse(config: &config::Certificate, files: &Pair, provider: &CryptoProvider) -> Result<Self, Error> {
+    pub(super) fn parse(
+        config: &config::CertificateFiles,
+        files: &Pair,
+        provider: &CryptoProvider,
+    ) -> Result<Self, Error> {
         let of_chain = |why| Error { path: config.chain.clone(), place: config.place.clone(), why };
         let of_key = |why| Error { path: config.key.clone(), place: config.place.clone(), why };
         let chain = certificates(&files.chain).map_err(of_chain)?;
@@ -110,7 +114,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) fn read(config: &config::Certificate) -> Result<Self, Error> {
+    pub(super) fn read(config: &config::CertificateFiles) -> Result<Self, Error> {
         Ok(Self { chain: read(&config.chain, &config.place)?, key: read(&config.key, &config.place)? })
     }
 

@@ -11,27 +11,32 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::Endpoint;
+use super::{Endpoint, HTTP2};
 use crate::http::TlsSession;
+
+/// A connection whose handshake is done.
+pub(crate) struct Shaken<I> {
+    pub(crate) stream: TlsStream<I>,
+    pub(crate) session: TlsSession,
+    /// ALPN chose HTTP/2 (RFC 9113 §3.2).
+    pub(crate) http2: bool,
+}
 
 impl Endpoint {
     /// Shakes hands; whoever calls it sets a deadline for the whole.
     ///
     /// # Errors
     /// When the client speaks no TLS, none that is offered, or shows no certificate that is asked for.
-    pub(crate) async fn accept<I: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: I,
-    ) -> io::Result<(TlsStream<I>, TlsSession)> {
-        let current = self.current.load_full();
-        let stream = TlsAcceptor::from(Arc::clone(&current.rustls)).accept(stream).await?;
+    pub(crate) async fn accept<I: AsyncRead + AsyncWrite + Unpin>(&self, stream: I) -> io::Result<Shaken<I>> {
+        let stream = TlsAcceptor::from(self.rustls.load_full()).accept(stream).await?;
         let (_, connection) = stream.get_ref();
         let session = TlsSession {
             version: version(connection),
             client_certificate: client_certificate(connection),
-            zone: Arc::clone(&current.zone),
+            zone: Arc::clone(&self.zone),
         };
-        Ok((stream, session))
+        let http2 = connection.alpn_protocol() == Some(HTTP2);
+        Ok(Shaken { stream, session, http2 })
     }
 }
 

@@ -4,7 +4,8 @@
 //! Each listener has one rustls configuration with ticket keys of its own: a session that began on
 //! one cannot be resumed on another, so that no ticket goes around a demand for client certificates.
 //! When a file's content changes, the configuration is made anew and swapped in; connections keep
-//! what they began with. A file that is no good changes nothing.
+//! what they began with. A file that is no good changes nothing. A reload keeps what it finds of the
+//! same listener with the same `[listener.tls]`.
 
 mod certificate;
 mod choice;
@@ -14,9 +15,9 @@ mod handshake;
 mod testing;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
@@ -25,19 +26,18 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 
+pub(crate) use handshake::Shaken;
+
 pub use certificate::{Error as FileError, Why};
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 use crate::config::{self, ClientAuth, TlsVersion};
 use crate::http::{HostNames, Zone};
 use certificate::{Authorities, Certificate, Digest, Pair};
 use choice::Choice;
 
-/// Whether ALPN offers HTTP/2 (RFC 7301, RFC 9113 §3.2).
-const OFFER_HTTP2: bool = false;
-
-/// How often files are looked at. They are small, and read on the control plane.
-const LOOK: Duration = Duration::from_secs(2);
+/// The name of HTTP/2 in ALPN (RFC 9113 §3.1).
+const HTTP2: &[u8] = b"h2";
 
 /// Why TLS cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -59,21 +59,18 @@ pub struct Tls {
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct Endpoint {
+    address: SocketAddr,
     config: config::Tls,
-    current: ArcSwap<Current>,
-    /// Only the task that looks at files locks it.
+    /// What handshakes begin with.
+    rustls: ArcSwap<ServerConfig>,
+    /// Its connections look at it, also those that are older than what is in it.
+    zone: Arc<ArcSwap<Zone>>,
+    /// No handshake locks it.
     material: Mutex<Material>,
 }
 
-/// What a handshake needs, of one moment.
-#[derive(Debug)]
-struct Current {
-    rustls: Arc<ServerConfig>,
-    zone: Arc<Zone>,
-}
-
 /// What the files were when they were good.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Material {
     certificates: Vec<Slot<Certificate>>,
     authorities: Option<Slot<Arc<RootCertStore>>>,
@@ -81,7 +78,7 @@ struct Material {
 }
 
 /// A thing from a file, and what is known of the file's content.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot<T> {
     good: T,
     digest: Digest,
@@ -90,30 +87,76 @@ struct Slot<T> {
     refused: Option<(Option<Digest>, bool)>,
 }
 
+/// TLS of all listeners of a configuration, ready to be put in force.
+#[derive(Debug)]
+pub struct Prepared {
+    tls: Arc<Tls>,
+    /// What becomes of each endpoint; those that are new have it already.
+    next: Vec<(Arc<ServerConfig>, Arc<Zone>, Material)>,
+}
+
+impl Prepared {
+    /// TLS of all listeners. Those that were there before are as they were until
+    /// [`Prepared::put_in_force`].
+    pub fn tls(&self) -> &Arc<Tls> {
+        &self.tls
+    }
+
+    /// From now on handshakes begin with what was read.
+    pub fn put_in_force(self) {
+        for (endpoint, (rustls, zone, material)) in self.tls.endpoints.iter().zip(self.next) {
+            *endpoint.material() = material;
+            endpoint.rustls.store(rustls);
+            endpoint.zone.store(zone);
+        }
+    }
+}
+
 impl Tls {
-    /// Reads the files of every listener that has TLS. Nothing is lost: every mistake is told.
+    /// Reads the files of every listener that has TLS. What `before` has of the same listener with the
+    /// same settings goes on, with the contents that the files have `now`. Every mistake is told.
     ///
     /// # Errors
-    /// Those of all files.
-    pub fn load(listeners: &[config::Listener]) -> Result<Self, Vec<Error>> {
-        let (mut loaded, mut errors) = (Vec::new(), Vec::new());
-        for config in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
-            match Material::load(config) {
-                Ok(material) => loaded.push((config, material)),
+    /// Those of all files. One that takes the place of another must not have expired.
+    pub fn prepare(
+        listeners: &[config::Listener],
+        before: Option<&Self>,
+        now: Timestamp,
+    ) -> Result<Prepared, Vec<Error>> {
+        let mut left: Vec<&Arc<Endpoint>> = before.iter().flat_map(|before| &before.endpoints).collect();
+        let (mut read, mut errors) = (Vec::new(), Vec::new());
+        for listener in listeners {
+            let Some(config) = &listener.tls else { continue };
+            let same = left.iter().position(|known| known.address == listener.address && known.config == *config);
+            let known = same.map(|at| left.remove(at));
+            let in_use = known.map(|known| known.material());
+            match Material::load(config, in_use.as_deref(), now) {
+                Ok(material) => read.push((listener.address, config, known, material)),
                 Err(found) => errors.extend(found),
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        let zones = zones(&loaded.iter().map(|(config, material)| (*config, material.names())).collect::<Vec<_>>());
-        let mut endpoints = Vec::new();
-        for ((config, material), zone) in loaded.into_iter().zip(zones) {
+        let zones = zones(&read.iter().map(|(_, config, _, material)| (*config, material.names())).collect::<Vec<_>>());
+        let (mut endpoints, mut next) = (Vec::new(), Vec::new());
+        for ((address, config, known, material), zone) in read.into_iter().zip(zones) {
             let rustls = material.rustls(config).map_err(|error| vec![error])?;
-            let current = ArcSwap::from_pointee(Current { rustls, zone });
-            endpoints.push(Arc::new(Endpoint { config: config.clone(), current, material: Mutex::new(material) }));
+            endpoints.push(known.map_or_else(
+                || {
+                    Arc::new(Endpoint {
+                        address,
+                        config: config.clone(),
+                        rustls: ArcSwap::new(Arc::clone(&rustls)),
+                        zone: Arc::new(ArcSwap::new(Arc::clone(&zone))),
+                        material: Mutex::new(material.clone()),
+                    })
+                },
+                Arc::clone,
+            ));
+            next.push((rustls, zone, material));
         }
-        Ok(Self { endpoints })
+        Ok(Prepared { tls: Arc::new(Self { endpoints }), next })
     }
 
     /// TLS of each listener that has it, in their order.
@@ -150,18 +193,6 @@ impl Tls {
         expired
     }
 
-    /// Looks at the files now and then, for as long as the process lives; a task for the control
-    /// runtime.
-    pub async fn watch(self: Arc<Self>, clock: Clock) {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let (tls, now) = (Arc::clone(&self), clock.now());
-            if tokio::task::spawn_blocking(move || tls.refresh(now)).await.is_err() {
-                tracing::error!("looking at the files of TLS panicked");
-            }
-        }
-    }
-
     /// Takes over what changed in the files and is good. Connections that are open, and handshakes
     /// that have begun, keep what they have. Blocks while it reads.
     pub fn refresh(&self, now: Timestamp) {
@@ -176,7 +207,10 @@ impl Tls {
         // The names of one listener are the business of all others.
         for (endpoint, zone) in self.endpoints.iter().zip(zones(&names)) {
             match endpoint.material().rustls(&endpoint.config) {
-                Ok(rustls) => endpoint.current.store(Arc::new(Current { rustls, zone })),
+                Ok(rustls) => {
+                    endpoint.rustls.store(rustls);
+                    endpoint.zone.store(zone);
+                }
                 Err(error) => tracing::error!(%error, "new TLS files cannot be used"),
             }
         }
@@ -191,25 +225,39 @@ impl Endpoint {
 }
 
 impl Material {
-    fn load(config: &config::Tls) -> Result<Self, Vec<Error>> {
-        let provider = provider();
+    /// Reads the files. What is `in_use` of the same section, and still has the same content, goes on.
+    fn load(config: &config::Tls, in_use: Option<&Self>, now: Timestamp) -> Result<Self, Vec<Error>> {
         let (mut certificates, mut errors) = (Vec::new(), Vec::new());
-        for one in &config.certificates {
+        for (at, one) in config.certificates.iter().enumerate() {
+            let in_use = in_use.and_then(|material| material.certificates.get(at));
             let loaded = Pair::read(one).and_then(|pair| {
-                let good = Certificate::parse(one, &pair, &provider)?;
-                Ok(Slot { good, digest: pair.digest(), refused: None })
+                let digest = pair.digest();
+                let good = match in_use {
+                    Some(slot) if slot.digest == digest => slot.good.clone(),
+                    Some(_) => replacement(one, &pair, now)?,
+                    None => Certificate::parse(one, &pair, &provider())?,
+                };
+                Ok(Slot { good, digest, refused: None })
             });
             match loaded {
                 Ok(slot) => certificates.push(slot),
                 Err(error) => errors.push(Error::File(error)),
             }
         }
+        let known = in_use.and_then(|material| material.authorities.as_ref());
         let authorities = config.client_auth.authorities().map(|one| {
             let file = Authorities::read(one)?;
             Ok(Slot { good: file.parse(one)?, digest: file.digest(), refused: None })
         });
         let authorities = authorities.transpose().map_err(|error| errors.push(Error::File(error)));
-        match (authorities, tickets()) {
+        let tickets = match (in_use, &authorities) {
+            (Some(material), Ok(new)) if new.as_ref().map(|new| new.digest) == known.map(|known| known.digest) => {
+                Ok(Arc::clone(&material.tickets))
+            }
+            // A ticket stands for a certificate that the old authorities vouched for.
+            _ => tickets(),
+        };
+        match (authorities, tickets) {
             (Ok(authorities), Ok(tickets)) if errors.is_empty() => Ok(Self { certificates, authorities, tickets }),
             (_, tickets) => {
                 errors.extend(tickets.err());
@@ -220,19 +268,13 @@ impl Material {
 
     /// Reads the files again. Whether something is different now.
     fn refresh(&mut self, config: &config::Tls, now: Timestamp) -> bool {
-        let (provider, mut changed) = (provider(), false);
+        let mut changed = false;
         for (one, slot) in config.certificates.iter().zip(&mut self.certificates) {
             let read = Pair::read(one);
             let digest = read.as_ref().ok().map(Pair::digest);
-            if slot.is_known(digest) {
-                continue;
+            if !slot.is_known(digest) {
+                changed |= slot.replace(&one.chain, digest, read.and_then(|pair| replacement(one, &pair, now)));
             }
-            let new = read.and_then(|pair| {
-                let new = Certificate::parse(one, &pair, &provider)?;
-                let expired = || FileError { path: one.chain.clone(), place: one.place.clone(), why: Why::Expired };
-                if new.not_after < now { Err(expired()) } else { Ok(new) }
-            });
-            changed |= slot.replace(&one.chain, digest, new);
         }
         if let (Some(one), Some(slot)) = (config.client_auth.authorities(), &mut self.authorities) {
             let read = Authorities::read(one);
@@ -240,7 +282,7 @@ impl Material {
             if !slot.is_known(digest) && slot.replace(&one.path, digest, read.and_then(|file| file.parse(one))) {
                 changed = true;
                 match tickets() {
-                    // A ticket stands for a certificate that the old authorities vouched for.
+                    // As above.
                     Ok(tickets) => self.tickets = tickets,
                     Err(error) => tracing::error!(%error, "no new ticket keys: old sessions can still be resumed"),
                 }
@@ -276,7 +318,8 @@ impl Material {
         };
         let choice = Choice::new(self.certificates.iter().map(|slot| &slot.good));
         let mut rustls = builder.with_cert_resolver(Arc::new(choice));
-        rustls.alpn_protocols = protocols();
+        // The best first (RFC 7301 §3.2).
+        rustls.alpn_protocols = [HTTP2, b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).to_vec();
         // Tickets hold the session, so that nothing is kept here; 0-RTT stays off: it can be replayed.
         rustls.ticketer = Arc::clone(&self.tickets);
         rustls.session_storage = Arc::new(NoServerSessionStorage {});
@@ -327,10 +370,11 @@ fn zones(listeners: &[(&config::Tls, Vec<String>)]) -> Vec<Arc<Zone>> {
     listeners.iter().map(|(config, _)| zone(&config.client_auth)).collect()
 }
 
-/// What ALPN offers, the best first.
-fn protocols() -> Vec<Vec<u8>> {
-    let http2: &[&[u8]] = if OFFER_HTTP2 { &[b"h2"] } else { &[] };
-    http2.iter().chain([&b"http/1.1"[..], b"http/1.0"].iter()).map(|name| name.to_vec()).collect()
+/// What takes the place of a certificate that is in use.
+fn replacement(config: &config::CertificateFiles, pair: &Pair, now: Timestamp) -> Result<Certificate, FileError> {
+    let new = Certificate::parse(config, pair, &provider())?;
+    let expired = || FileError { path: config.chain.clone(), place: config.place.clone(), why: Why::Expired };
+    if new.not_after < now { Err(expired()) } else { Ok(new) }
 }
 
 /// The one provider of cryptography. The first key exchange is also safe from those who record

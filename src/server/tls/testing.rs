@@ -28,11 +28,11 @@ impl Issued {
     }
 
     /// Writes both as `NAME.pem` and `NAME.key`.
-    pub(super) fn write(&self, folder: &Path, name: &str) -> config::Certificate {
+    pub(super) fn write(&self, folder: &Path, name: &str) -> config::CertificateFiles {
         let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
         std::fs::write(&chain, &self.chain).unwrap();
         std::fs::write(&key, &self.key).unwrap();
-        config::Certificate { chain, key, place: Place::default() }
+        config::CertificateFiles { chain, key, place: Place::default() }
     }
 
     /// The same, loaded.

@@ -11,9 +11,9 @@ use crate::http::TlsSession;
 
 const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
-fn listener(certificates: Vec<config::Certificate>, client_auth: ClientAuth) -> Listener {
-    let tls = config::Tls { certificates, client_auth, min_version: TlsVersion::V1_2, redirect_http_from: None };
-    Listener { address: ([127, 0, 0, 1], 0).into(), tls: Some(tls) }
+fn listener(certificates: Vec<config::CertificateFiles>, client_auth: ClientAuth) -> Listener {
+    let tls = config::Tls { certificates, client_auth, min_version: TlsVersion::V1_2 };
+    Listener { address: ([127, 0, 0, 1], 0).into(), h2c: false, tls: Some(tls), redirect_http_from: None }
 }
 
 fn ca(folder: &Path, issued: &Issued) -> ClientCa {
@@ -39,6 +39,10 @@ fn client(trusted: &[&Issued], shown: Option<&Issued>) -> rustls::ClientConfig {
     }
 }
 
+fn load(listeners: &[Listener]) -> Result<Arc<Tls>, Vec<Error>> {
+    Ok(Arc::clone(Tls::prepare(listeners, None, NOW)?.tls()))
+}
+
 /// Shakes hands and lets one byte pass in each direction: only then has the client heard of what
 /// the server has against it.
 async fn shake(
@@ -48,7 +52,7 @@ async fn shake(
 ) -> std::io::Result<(TlsSession, bool)> {
     let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 16);
     let server = async {
-        let (mut stream, session) = endpoint.accept(far).await?;
+        let Shaken { mut stream, session, .. } = endpoint.accept(far).await?;
         stream.write_u8(1).await?;
         stream.flush().await?;
         Ok(session)
@@ -67,7 +71,7 @@ async fn the_certificate_is_that_of_the_name_and_new_files_are_taken_over() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b, other) = (Issued::new(&["a.example"]), Issued::new(&["b.example"]), Issued::new(&["b.example"]));
     let config = [listener(vec![a.write(folder.path(), "a"), b.write(folder.path(), "b")], ClientAuth::Off)];
-    let tls = Tls::load(&config).unwrap();
+    let tls = load(&config).unwrap();
     let [endpoint] = tls.endpoints() else { panic!("one listener") };
     let (knows_a, knows_b, knows_other) =
         (Arc::new(client(&[&a], None)), Arc::new(client(&[&b], None)), Arc::new(client(&[&other], None)));
@@ -96,7 +100,7 @@ async fn the_certificate_is_that_of_the_name_and_new_files_are_taken_over() {
 async fn an_expired_certificate_replaces_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let good = Issued::new(&["a.example"]);
-    let tls = Tls::load(&[listener(vec![good.write(folder.path(), "a")], ClientAuth::Off)]).unwrap();
+    let tls = load(&[listener(vec![good.write(folder.path(), "a")], ClientAuth::Off)]).unwrap();
     assert!(tls.expired(NOW).is_empty());
     let mut wanted = rcgen::CertificateParams::new(vec!["new.example".to_owned()]).unwrap();
     wanted.not_after = rcgen::date_time_ymd(2020, 1, 1);
@@ -105,7 +109,7 @@ async fn an_expired_certificate_replaces_no_other() {
     tls.refresh(NOW);
     assert_eq!(tls.expiries().keys().map(|name| &**name).collect::<Vec<_>>(), ["a.example"]);
     // At a start there is no better one.
-    let tls = Tls::load(&[listener(vec![written], ClientAuth::Off)]).unwrap();
+    let tls = load(&[listener(vec![written], ClientAuth::Off)]).unwrap();
     assert_eq!(tls.expiries().get("new.example").unwrap().seconds(), 1_577_836_800);
     assert!(matches!(&tls.expired(NOW)[..], [FileError { why: Why::Expired, .. }]));
 }
@@ -120,7 +124,7 @@ async fn client_certificates_are_asked_for_as_configured() {
     for (client_auth, anonymous) in
         [(ClientAuth::Optional(ca.clone()), true), (ClientAuth::Required(ca.clone()), false)]
     {
-        let tls = Tls::load(&[listener(vec![site.write(folder.path(), "a")], client_auth.clone())]).unwrap();
+        let tls = load(&[listener(vec![site.write(folder.path(), "a")], client_auth.clone())]).unwrap();
         let endpoint = &tls.endpoints()[0];
         // Also when the first message comes in many records.
         let fragmented = |client: &Arc<rustls::ClientConfig>| {
@@ -161,13 +165,13 @@ async fn versions_and_protocols_are_those_that_are_offered() {
         client.alpn_protocols = vec![alpn.to_vec()];
         Arc::new(client)
     };
-    let tls = Tls::load(std::slice::from_ref(&config)).unwrap();
+    let tls = load(std::slice::from_ref(&config)).unwrap();
     let endpoint = &tls.endpoints()[0];
     assert_eq!(shake(endpoint, &only(&[&TLS12], b"http/1.1"), "a.example").await.unwrap().0.version, "1.2");
     assert_eq!(shake(endpoint, &only(&[&TLS13], b"http/1.0"), "a.example").await.unwrap().0.version, "1.3");
     assert!(shake(endpoint, &only(&[&TLS13], b"imap"), "a.example").await.is_err());
     config.tls.as_mut().unwrap().min_version = TlsVersion::V1_3;
-    let tls = Tls::load(&[config]).unwrap();
+    let tls = load(&[config]).unwrap();
     assert!(shake(&tls.endpoints()[0], &only(&[&TLS12], b"http/1.1"), "a.example").await.is_err());
 }
 
@@ -193,7 +197,7 @@ fn every_bad_file_is_told() {
         bad("odd", &a.chain, odd_key),
     ];
     let listeners = [listener(first, ClientAuth::Off), listener(vec![missing], ClientAuth::Required(ca))];
-    let found: Vec<String> = Tls::load(&listeners).unwrap_err().iter().map(ToString::to_string).collect();
+    let found: Vec<String> = load(&listeners).unwrap_err().iter().map(ToString::to_string).collect();
     let expected = [
         "mismatch.key: the private key does not belong to the certificate",
         "empty.pem: has no certificate in PEM form",
@@ -213,13 +217,13 @@ fn listeners_that_ask_differently_are_different_zones() {
     let folder = tempfile::tempdir().unwrap();
     let make = |name: &str| vec![Issued::new(&[name]).write(folder.path(), name)];
     let ca = ca(folder.path(), &Issued::new(&["person"]));
-    let tls = Tls::load(&[
+    let tls = load(&[
         listener(make("public.example"), ClientAuth::Off),
         listener(make("also.example"), ClientAuth::Off),
         listener(make("inner.example"), ClientAuth::Required(ca)),
     ])
     .unwrap();
-    let zones: Vec<_> = tls.endpoints().iter().map(|endpoint| Arc::clone(&endpoint.current.load().zone)).collect();
+    let zones: Vec<_> = tls.endpoints().iter().map(|endpoint| endpoint.zone.load_full()).collect();
     for (host, expected) in [
         ("public.example", [true, true, false]),
         ("also.example", [true, true, false]),

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::http::Body;
 use crate::server::body::RequestBody;
-use crate::server::framing::HeadLimits;
+use crate::server::framing::{HeadLimits, Refusal};
 use crate::server::io::Patience;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -50,6 +50,10 @@ impl Service for Named {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response
     }
+
+    fn refuse_request<B>(&self, client: &(), _request: &Request<B>, refusal: Refusal) -> Response<Body> {
+        self.refuse(client, refusal)
+    }
 }
 
 /// Workers behind a listener, and the switch.
@@ -57,6 +61,7 @@ struct Setup {
     workers: Workers,
     address: SocketAddr,
     switch: watch::Sender<Lifecycle>,
+    admission: watch::Sender<Admission>,
     gate: Arc<Gate>,
     metrics: Metrics,
 }
@@ -64,19 +69,42 @@ struct Setup {
 impl Setup {
     fn new(count: usize, most: usize) -> Self {
         let patience = Patience { idle: LONG, request_head: LONG, body_stall: LONG };
-        let limits = ConnectionLimits { head: HeadLimits { bytes: 8192, lines: 100 }, patience, handshake: LONG };
+        let limits = ConnectionLimits {
+            head: HeadLimits { bytes: 8192, lines: 100 },
+            patience,
+            handshake: LONG,
+            h2_streams: 128,
+        };
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let gate = Arc::new(Gate { arrived: Semaphore::new(0), open: Semaphore::new(0) });
         let make = {
             let gate = Arc::clone(&gate);
             move || Named { gate: Arc::clone(&gate) }
         };
-        let workers = Workers::start(count, limits, &lifecycle, make).unwrap();
+        let workers = Workers::start(count, &lifecycle, make).unwrap();
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new();
-        tokio::spawn(workers.accept(listener, Entrance::Plain, most, &metrics, lifecycle).unwrap());
-        Self { workers, address, switch, gate, metrics }
+        let (admission, admitted) = watch::channel(Admission { most, limits });
+        tokio::spawn(
+            workers.inboxes().accept(listener, Entrance::Plain { h2c: false }, admitted, &metrics, lifecycle).unwrap(),
+        );
+        Self { workers, address, switch, admission, gate, metrics }
+    }
+
+    /// One more listener, with a switch of its own.
+    fn listen(&self) -> (SocketAddr, watch::Sender<Lifecycle>) {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (switch, lifecycle) = watch::channel(Lifecycle::Running);
+        let admitted = self.admission.subscribe();
+        tokio::spawn(
+            self.workers
+                .inboxes()
+                .accept(listener, Entrance::Plain { h2c: false }, admitted, &self.metrics, lifecycle)
+                .unwrap(),
+        );
+        (address, switch)
     }
 
     async fn connect(&self) -> TcpStream {
@@ -199,7 +227,45 @@ async fn draining_finishes_what_was_begun_and_takes_nothing_new() {
     setup.gate.open.add_permits(1);
     let answer = rest(&mut busy).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("worker-1"), "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
     setup.join().await;
+}
+
+#[tokio::test]
+async fn a_listener_ends_with_its_own_connections_and_no_others() {
+    let setup = Setup::new(1, 100);
+    let (mut kept, _) = setup.visit().await;
+    let (address, switch) = setup.listen();
+    let (mut idle, mut busy) = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+    ask(&mut idle, "/").await;
+    send(&mut busy, "/wait").await;
+    setup.gate.arrived.acquire().await.unwrap().forget();
+
+    switch.send_replace(Lifecycle::Draining);
+    assert_eq!(rest(&mut idle).await, "", "an idle connection is closed");
+    setup.until_open(2).await;
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
+    assert_eq!(ask(&mut kept, "/").await, "worker-0", "the other listener's connection stays");
+    assert_eq!(setup.visit().await.1, "worker-0", "and it takes new ones");
+
+    setup.gate.open.add_permits(1);
+    assert!(rest(&mut busy).await.starts_with("HTTP/1.1 200 OK"), "what was begun is finished");
+}
+
+#[tokio::test]
+async fn new_limits_hold_for_new_connections() {
+    let setup = Setup::new(1, 1);
+    let (mut first, _) = setup.visit().await;
+    setup.admission.send_modify(|admission| {
+        admission.most = 2;
+        admission.limits.head.lines = 1;
+    });
+    let mut second = setup.connect().await;
+    let two_lines = b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
+    second.write_all(two_lines).await.unwrap();
+    assert!(rest(&mut second).await.ends_with("HeadTooLarge"), "there is room for it, with the new limit");
+    first.write_all(two_lines).await.unwrap();
+    assert!(answer(&mut first).await.starts_with("HTTP/1.1 200 OK"), "the old connection keeps the old one");
 }
 
 #[tokio::test]

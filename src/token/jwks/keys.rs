@@ -90,6 +90,11 @@ impl Keys {
         Self { snapshot: ArcSwap::default(), stale }
     }
 
+    /// The present set of `before`. Its keys stay the same, so that cached decisions hold.
+    pub(super) fn after(before: &Self, stale: Duration) -> Self {
+        Self { snapshot: ArcSwap::new(before.snapshot.load_full()), stale }
+    }
+
     /// The newest good set, stale or not.
     pub(super) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()

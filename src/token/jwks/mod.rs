@@ -81,19 +81,45 @@ impl KeySet {
         metrics: Arc<Metrics>,
         runtime: &runtime::Handle,
     ) -> Self {
+        let keys = Keys::new(pool.keys.stale);
+        Self::launch(pool, keys, http, clock, metrics, runtime)
+    }
+
+    /// Keeps the keys of the same endpoint under other settings, those of `pool`. It begins with the
+    /// keys of this set, which goes on for those who still have it.
+    #[must_use]
+    pub fn continued(
+        &self,
+        pool: Arc<config::Pool>,
+        http: reqwest::Client,
+        metrics: Arc<Metrics>,
+        runtime: &runtime::Handle,
+    ) -> Self {
+        let keys = Keys::after(&self.handle.keys, pool.keys.stale);
+        Self::launch(pool, keys, http, self.handle.clock.clone(), metrics, runtime)
+    }
+
+    fn launch(
+        pool: Arc<config::Pool>,
+        keys: Keys,
+        http: reqwest::Client,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        runtime: &runtime::Handle,
+    ) -> Self {
         let url = pool.jwks.clone();
         let fetch = move || {
             let (http, url) = (http.clone(), url.clone());
             async move { fetch::fetch(&http, &url).await }
         };
-        let (set, owner) = Self::new(pool, clock, metrics);
+        let (set, owner) = Self::new(pool, keys, clock, metrics);
         runtime.spawn(owner.run(fetch));
         set
     }
 
-    /// A set without keys, and the owner that will bring some once it runs.
-    fn new(pool: Arc<config::Pool>, clock: Clock, metrics: Arc<Metrics>) -> (Self, Owner) {
-        let keys = Arc::new(Keys::new(pool.keys.stale));
+    /// A set with these keys, and the owner that will bring others once it runs.
+    fn new(pool: Arc<config::Pool>, keys: Keys, clock: Clock, metrics: Arc<Metrics>) -> (Self, Owner) {
+        let keys = Arc::new(keys);
         let (wanted, wanted_by_requests) = watch::channel(0);
         let (progress_of_owner, progress) = watch::channel(Progress::default());
         let cooldown = pool.keys.cooldown;
@@ -271,7 +297,8 @@ pub mod fuzzing {
 impl KeySet {
     /// The set that `document` holds, confirmed at `now`, without a task behind it.
     pub(super) fn fixed(pool: Arc<config::Pool>, document: &str, now: Timestamp) -> Self {
-        let (set, _owner) = Self::new(pool, Clock::manual(now), Arc::new(Metrics::new()));
+        let keys = Keys::new(pool.keys.stale);
+        let (set, _owner) = Self::new(pool, keys, Clock::manual(now), Arc::new(Metrics::new()));
         set.refresh_fixed(document, now);
         set
     }

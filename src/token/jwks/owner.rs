@@ -90,6 +90,10 @@ impl Owner {
     /// Uses the copy on disk until the first fetch succeeds.
     async fn load_copy(&mut self) {
         let Some(path) = &self.pool.keys.cache else { return };
+        if self.keys.snapshot().confirmed.is_some() {
+            // It began with the keys of another set, which are newer.
+            return;
+        }
         let now = self.clock.now();
         match disk::read(path, &self.pool, now).await {
             Ok(None) => {}

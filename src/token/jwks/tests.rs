@@ -86,7 +86,8 @@ struct Running {
 
 fn start_pool(pool: config::Pool, endpoint: &Arc<Endpoint>) -> Running {
     let (clock, metrics) = (Clock::manual(NOW), Arc::new(Metrics::new()));
-    let (set, owner) = KeySet::new(Arc::new(pool), clock.clone(), metrics.clone());
+    let keys = Keys::new(pool.keys.stale);
+    let (set, owner) = KeySet::new(Arc::new(pool), keys, clock.clone(), metrics.clone());
     let endpoint = endpoint.clone();
     let task = tokio::spawn(owner.run(move || endpoint.clone().fetch()));
     Running { set, clock, metrics, task }

@@ -4,9 +4,11 @@
 //! server sees it, a [`Gate`] an upstream with the connections of one worker. A test lets
 //! `gate.forward(..)` and the server's lines run side by side with `tokio::join!`.
 
+mod early;
 mod failures;
 mod framing;
 mod reuse;
+mod secure;
 mod whoami;
 
 use std::cell::RefCell;
@@ -25,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Connections, Error, Exchange, Managed, Timing, Trailers, Upstream, forward};
-use crate::config::{self, Endpoint, HostHeader, Servers};
+use crate::config::{self, Balance, Endpoint, HostHeader, Servers, Transport, UpstreamTls};
 use crate::http::{Body, BodyError};
 use crate::telemetry::metrics::{Metrics, ServerState};
 
@@ -52,7 +54,17 @@ impl Script {
 
     pub(super) fn endpoint(&self) -> Endpoint {
         let address = self.probe.local_addr().unwrap();
-        Endpoint { host: address.ip().to_string(), port: address.port(), authority: address.to_string() }
+        Endpoint {
+            transport: Transport::Plain,
+            host: address.ip().to_string(),
+            port: address.port(),
+            authority: address.to_string(),
+            weight: 1,
+        }
+    }
+
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        self.probe.local_addr().unwrap()
     }
 
     pub(super) async fn accept(&self) -> Wire {
@@ -108,10 +120,11 @@ impl Wire {
 /// An upstream and the connections of one worker.
 pub(super) struct Gate {
     pub(super) upstream: Arc<Upstream>,
-    pub(super) connections: Connections<Sent>,
+    pub(super) connections: Connections,
     pub(super) metrics: Metrics,
     pub(super) timing: RefCell<Timing>,
     pub(super) body_stall: Duration,
+    pub(super) affinity: RefCell<u64>,
     managed: Managed,
 }
 
@@ -124,12 +137,16 @@ impl Gate {
         let mut config = config::Upstream {
             name: Arc::from("app"),
             servers: Servers::Http(vec![script.endpoint()]),
+            balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: Duration::from_secs(5),
             response_head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             retries: 1,
             keep_authorization: false,
+            resolve: Duration::from_secs(30),
+            health: None,
+            tls: UpstreamTls::default(),
         };
         change(&mut config);
         let metrics = Metrics::new();
@@ -139,6 +156,7 @@ impl Gate {
             metrics,
             timing: RefCell::default(),
             body_stall: Duration::from_secs(10),
+            affinity: RefCell::new(0),
             managed: Arc::new(|name: &HeaderName| name.as_str().starts_with("x-auth-")),
         }
     }
@@ -154,6 +172,7 @@ impl Gate {
             trailers,
             managed: &self.managed,
             body_stall: self.body_stall,
+            affinity: *self.affinity.borrow(),
         };
         let mut timing = Timing::default();
         let answer = forward(&self.upstream, &self.connections, request, &exchange, &mut timing).await;
@@ -257,6 +276,18 @@ pub(super) async fn read(response: Response<Body>) -> Result<(String, HeaderMap)
 
 pub(super) async fn text(response: Response<Body>) -> String {
     read(response).await.unwrap().0
+}
+
+/// One plain exchange on a new connection, which is kept.
+pub(super) async fn first_exchange(gate: &Gate, script: &Script) -> Wire {
+    let (answer, wire) = tokio::join!(gate.forward(get()), async {
+        let mut wire = script.accept().await;
+        wire.head().await;
+        wire.write(OK).await;
+        wire
+    });
+    assert_eq!(text(answer.unwrap()).await, "hi");
+    wire
 }
 
 /// A complete answer on a connection that stays open.

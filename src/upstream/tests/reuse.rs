@@ -4,18 +4,6 @@ use http::Method;
 
 use super::*;
 
-/// One plain exchange on a new connection, which is kept.
-async fn first_exchange(gate: &Gate, script: &Script) -> Wire {
-    let (answer, wire) = tokio::join!(gate.forward(get()), async {
-        let mut wire = script.accept().await;
-        wire.head().await;
-        wire.write(OK).await;
-        wire
-    });
-    assert_eq!(text(answer.unwrap()).await, "hi");
-    wire
-}
-
 #[test]
 fn an_upstream_is_shared_by_all_workers() {
     fn is_shared<T: Send + Sync>() {}
@@ -67,29 +55,28 @@ fn chunked_bodies_and_bodies_that_are_read_late_give_the_connection_back() {
 }
 
 #[test]
-fn a_kept_connection_that_died_before_anything_was_sent_is_replaced() {
+fn what_cannot_be_sent_again_never_goes_over_a_connection_that_was_closed() {
     on_worker(async {
         let script = Script::new();
         let gate = Gate::to(&script);
-        let _wire = first_exchange(&gate, &script).await;
-        // Its task dies, and nothing has run since: it still looks ready.
-        let server = gate.connections.servers(&gate.upstream)[0].clone();
-        let link = server.take_idle(tokio::time::Instant::now()).unwrap();
-        link.driver.abort();
-        super::super::connections::Claim::new(&server).settle(link, Duration::from_secs(60));
-        assert_eq!(gate.connections_in("idle"), 1);
-
-        let post = request(Method::POST, &[], Sent::sized("once"));
-        let (answer, received) = tokio::join!(gate.forward(post), async {
-            let mut wire = script.accept().await;
-            let received = wire.until("once").await;
-            wire.write(OK).await;
-            received
-        });
-        assert_eq!(text(answer.unwrap()).await, "hi");
-        assert!(received.starts_with("POST /x?y=1 HTTP/1.1\r\n"), "{received}");
-        assert_eq!(gate.timing.borrow().retries, 1);
-        assert!(gate.metrics.text().contains("portcullis_retries_total{upstream=\"app\"} 1"));
+        for body in [Sent::sized("once"), Sent::of([data("once")]), Sent::nothing()] {
+            let wire = first_exchange(&gate, &script).await;
+            // Nothing has run since: the worker has not been told of it.
+            drop(wire);
+            assert_eq!(gate.connections_in("idle"), 1);
+            let (answer, received) = tokio::join!(gate.forward(request(Method::POST, &[], body)), async {
+                let mut wire = script.accept().await;
+                let received = wire.head().await;
+                wire.write(OK).await;
+                received
+            });
+            assert_eq!(text(answer.unwrap()).await, "hi");
+            assert!(received.starts_with("POST /x?y=1 HTTP/1.1\r\n"), "{received}");
+            assert_eq!(gate.timing.borrow().retries, 0);
+            while gate.connections_in("idle") > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
     });
 }
 
@@ -158,24 +145,6 @@ fn a_connection_that_the_server_closed_is_not_used() {
 }
 
 #[test]
-fn a_connection_whose_task_is_gone_is_not_used() {
-    on_worker(async {
-        let script = Script::new();
-        let gate = Gate::to(&script);
-        let mut wire = first_exchange(&gate, &script).await;
-        // The sweeping task has had its turn: it does not find the dead connection first.
-        tokio::task::yield_now().await;
-        let server = gate.connections.servers(&gate.upstream)[0].clone();
-        let link = server.take_idle(tokio::time::Instant::now()).unwrap();
-        link.driver.abort();
-        super::super::connections::Claim::new(&server).settle(link, Duration::from_secs(60));
-        wire.closed().await;
-        first_exchange(&gate, &script).await;
-        assert_eq!(gate.timing.borrow().retries, 0);
-    });
-}
-
-#[test]
 fn early_bytes_on_an_idle_connection_end_it() {
     on_worker(async {
         let script = Script::new();
@@ -225,7 +194,7 @@ fn an_expired_connection_is_not_handed_out_even_before_it_is_closed() {
         let gate = Gate::to(&script);
         let _wire = first_exchange(&gate, &script).await;
         let server = gate.connections.servers(&gate.upstream)[0].clone();
-        assert!(server.take_idle(tokio::time::Instant::now() + Duration::from_secs(61)).is_none());
+        assert!(server.take_idle(tokio::time::Instant::now() + Duration::from_secs(61), false).is_none());
         assert_eq!(gate.connections_in("idle"), 0);
     });
 }
@@ -287,6 +256,67 @@ fn an_answer_before_the_end_of_the_upload_ends_the_upload_and_the_connection() {
 }
 
 #[test]
+fn an_answer_arrives_although_the_server_closes_under_the_upload() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let block: &'static str = "x".repeat(1 << 20).leak();
+        let (client, body) = Sent::open(None);
+        (0..64).for_each(|_| client.send(data(block)).unwrap());
+        let (answer, ()) = tokio::join!(gate.forward(request(Method::POST, &[], body)), async {
+            let mut wire = script.accept().await;
+            wire.head().await;
+            wire.write("HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno").await;
+            // With unread bytes: this resets the connection.
+        });
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 413);
+        assert_eq!(text(answer).await, "no");
+        assert_eq!(gate.connections_in("idle"), 0);
+    });
+}
+
+#[test]
+fn an_upload_goes_on_while_nobody_reads_the_answer() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let (client, body) = Sent::open(None);
+        client.send(data("one")).unwrap();
+        let (answer, mut wire) = tokio::join!(gate.forward(request(Method::POST, &[], body)), async {
+            let mut wire = script.accept().await;
+            wire.until("one").await;
+            wire.write(OK).await;
+            wire
+        });
+        let answer = answer.unwrap();
+        client.send(data("two")).unwrap();
+        wire.until("two").await;
+        drop(client);
+        wire.until("0\r\n\r\n").await;
+        assert_eq!(text(answer).await, "hi");
+        assert_eq!(gate.connections_in("idle"), 1);
+    });
+}
+
+#[test]
+fn a_small_request_leaves_in_one_piece() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::to(&script);
+        let (answer, ()) = tokio::join!(gate.forward(request(Method::POST, &[], Sent::sized("small"))), async {
+            let mut wire = script.accept().await;
+            wire.stream.readable().await.unwrap();
+            let mut bytes = [0; 4096];
+            let count = wire.stream.try_read(&mut bytes).unwrap();
+            assert!(bytes[..count].ends_with(b"\r\n\r\nsmall"), "{}", String::from_utf8_lossy(&bytes[..count]));
+            wire.write(OK).await;
+        });
+        answer.unwrap();
+    });
+}
+
+#[test]
 fn both_bodies_may_stream_at_the_same_time() {
     on_worker(async {
         let script = Script::new();
@@ -329,7 +359,8 @@ fn connections_live_on_when_the_upstream_is_built_anew() {
         gate.upstream = Arc::new(Upstream::new(Arc::new(config), &gate.metrics).unwrap());
         let servers = gate.connections.servers(&gate.upstream);
         assert!(Arc::strong_count(&before) == 1, "a worker does not keep what a reload replaced");
-        let link = servers[1].take_idle(tokio::time::Instant::now()).expect("the first connection is still there");
+        let link =
+            servers[1].take_idle(tokio::time::Instant::now(), false).expect("the first connection is still there");
         drop(link);
         wire.closed().await;
 
@@ -337,5 +368,35 @@ fn connections_live_on_when_the_upstream_is_built_anew() {
         gate.upstream = Arc::new(Upstream::new(Arc::new(gate.upstream.config().clone()), &gate.metrics).unwrap());
         gate.connections.servers(&gate.upstream);
         assert_eq!(format!("{:?}", gate.connections), "Connections { upstreams: 1, .. }");
+    });
+}
+
+#[test]
+fn a_connection_is_not_kept_for_ever() {
+    // Not `on_worker`, whose own patience would be over when the clock is moved.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build_local(Default::default()).unwrap();
+    runtime.block_on(async {
+        let script = Script::new();
+        let gate = Gate::with(&script, |config| config.idle = Duration::from_secs(7200));
+        let serve = async {
+            let mut wire = script.accept().await;
+            for _ in 0..2 {
+                wire.head().await;
+                wire.write(OK).await;
+            }
+            wire.closed().await;
+        };
+        let ask = async {
+            assert_eq!(text(gate.forward(get()).await.unwrap()).await, "hi");
+            assert_eq!(gate.connections_in("idle"), 1);
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(3601)).await;
+            tokio::time::resume();
+            assert_eq!(text(gate.forward(get()).await.unwrap()).await, "hi");
+            assert_eq!(gate.connections_in("idle"), 0, "it was good for one more");
+        };
+        tokio::join!(ask, serve);
+        script.assert_no_further_connection();
     });
 }

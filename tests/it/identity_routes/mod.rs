@@ -1,6 +1,7 @@
 //! The identity routes, from the first sign-up to the last refusal, through the embedded pool.
 
 mod bodies;
+mod cors;
 mod hiding;
 mod life;
 mod provider;

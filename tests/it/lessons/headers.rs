@@ -95,6 +95,7 @@ async fn lesson_15_duplicate_headers() {
         let lines = format!("Authorization: Bearer {first}\r\nAuthorization: Bearer {second}\r\n");
         stage.refuses(format!("GET /app HTTP/1.1\r\nHost: gw\r\n{lines}\r\n"), 400, "header_ambiguous").await;
         stage.refuses(format!("GET /optional/x HTTP/1.1\r\nHost: gw\r\n{lines}\r\n"), 400, "header_ambiguous").await;
+        stage.refuses(format!("GET /public/x HTTP/1.1\r\nHost: gw\r\n{lines}\r\n"), 400, "header_ambiguous").await;
     }
     let joined = format!("GET /app HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {good}, Bearer {other}\r\n\r\n");
     stage.refuses(joined, 401, "token_invalid").await;

@@ -25,12 +25,22 @@ impl Stage {
 
     /// The same with further lines in the config.
     async fn with(extra: &str) -> Self {
+        Self::build(extra, "").await
+    }
+
+    /// The same with further routes.
+    async fn with_routes(more: &str) -> Self {
+        Self::build("", more).await
+    }
+
+    async fn build(extra: &str, more: &str) -> Self {
         let (upstream, pool) = (Upstream::start().await, FakePool::start().await);
         let routes = route("/public/*", "app", "\"public\"")
             + &route("/optional/*", "app", "\"optional\"")
             + &route("/admin", "app", "\"required\"")
             + &route("/app/*", "app", "\"required\"")
-            + &route("/orders/*", "app", "{ scopes = [\"orders/write\"] }");
+            + &route("/orders/*", "app", "{ scopes = [\"orders/write\"] }")
+            + more;
         let gate = Portcullis::start(&(extra.to_owned() + &pool.toml("main") + &upstream.toml("app") + &routes)).await;
         Self { gate, upstream, pool }
     }

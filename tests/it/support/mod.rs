@@ -6,13 +6,14 @@
 //!   `Portcullis::start(toml)` takes only the sections that matter to the test: routes, and the
 //!   texts that [`Upstream::toml`] and [`FakePool::toml`] make (or [`EMBEDDED`], a whole user pool
 //!   in memory). Its verbs are `get`, `get_as`, `request`, `post_json`, `login`, `admin_get`, and
-//!   `raw()`, which opens a [`Client`]. Everything it wrote about requests is in `access_lines()`.
+//!   `raw()`, which opens a [`Client`]. `start_on_file` gives it a real file, which `reload` writes anew. Everything it wrote about requests is in `access_lines()`.
 //! - [`Client`] is one TCP connection that sends **exactly** the bytes it is given. It reads one
 //!   [`Reply`] at a time, or everything until the gateway closes, or notes that a reply was cut.
 //!   Every reply is held against the invariants that no single test asks for (`reply::check`):
 //!   one framing, no leaking headers, the six members of a problem whose status fits, an
 //!   `X-Request-Id` on what the gateway itself says, a challenge on every 401, `no-store` on
 //!   identity routes.
+//! - [`h2::H2`] is the same for HTTP/2: one connection, exactly these frames.
 //! - [`Upstream`] is a scripted TCP server. It keeps the exact bytes of every request as a
 //!   [`Seen`] and answers with an [`Answer`]: bytes, waits for a [`Gate`], clean and unclean ends.
 //!   It fails the test by itself when a request reaches it that no gateway may send: two `Host`
@@ -31,6 +32,7 @@
 
 mod client;
 mod fake_pool;
+pub(crate) mod h2;
 mod pool_api;
 mod portcullis;
 pub(crate) mod process;

@@ -81,6 +81,25 @@ impl Portcullis {
         Self::try_start_at(toml, folder, clock).await.unwrap_or_else(|e| panic!("{e}\n{toml}"))
     }
 
+    /// Starts on a real file in `folder`, so that [`Portcullis::reload`] has something to read.
+    pub(crate) async fn start_on_file(toml: &str, folder: &Path) -> Self {
+        std::fs::write(folder.join("portcullis.toml"), filled_in(toml, 0, 0)).unwrap();
+        Self::start_at(toml, folder, Clock::System).await
+    }
+
+    /// Puts these sections into the file and asks the operator's listener to read it.
+    pub(crate) async fn reload(&self, toml: &str) -> Reply {
+        std::fs::write(&self.app().config().source, filled_in(toml, 0, 0)).unwrap();
+        self.admin("POST", "/reload").await
+    }
+
+    /// The same for a file that is fine, with the answer.
+    pub(crate) async fn reloaded(&self, toml: &str) -> Value {
+        let reply = self.reload(toml).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()
+    }
+
     /// The same for a test that expects it to fail.
     pub(crate) async fn try_start_at(toml: &str, folder: &Path, clock: Clock) -> Result<Self, String> {
         let (text, file) = (filled_in(toml, 0, 0), folder.join("portcullis.toml"));
@@ -101,16 +120,16 @@ impl Portcullis {
 
     /// Where clients connect.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.app().listeners()[0]
+        self.addresses()[0]
     }
 
-    /// Where the listeners are, in the order of the configuration.
-    pub(crate) fn listeners(&self) -> &[SocketAddr] {
+    /// Where clients connect, listener by listener.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.app().listeners()
     }
 
     /// Where clients are sent to `https`.
-    pub(crate) fn redirects(&self) -> &[SocketAddr] {
+    pub(crate) fn redirects(&self) -> Vec<SocketAddr> {
         self.app().redirects()
     }
 
@@ -152,11 +171,15 @@ impl Portcullis {
 
     /// Asks the operator's listener.
     pub(crate) async fn admin_get(&self, target: &str) -> Reply {
+        self.admin("GET", target).await
+    }
+
+    async fn admin(&self, method: &str, target: &str) -> Reply {
         let mut client = Client::connect(self.app().admin()).await;
         client
-            .send(request("GET", target, &[("Connection", "close")], "").replace("Host: gw", "Host: localhost"))
+            .send(request(method, target, &[("Connection", "close")], "").replace("Host: gw", "Host: localhost"))
             .await;
-        client.next("GET").await.expect("the admin listener answers")
+        client.next(method).await.expect("the admin listener answers")
     }
 
     /// The embedded pool of this name, as an SDK sees it.

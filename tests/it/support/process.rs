@@ -31,18 +31,42 @@ impl Process {
     /// Starts the gateway on these sections in `folder` and waits until it is ready. Starting in
     /// the same folder again is a restart.
     pub(crate) async fn start(folder: &Path, toml: &str) -> Self {
+        Self::start_after(folder, toml, "true").await
+    }
+
+    /// The same after this shell command, which may limit what it has.
+    pub(crate) async fn start_after(folder: &Path, toml: &str, first: &str) -> Self {
         let (listener, admin) = (free_port(), free_port());
-        let config = folder.join("portcullis.toml");
-        std::fs::write(&config, filled_in(toml, listener, admin)).unwrap();
-        let child = command(folder, &["run", "--config", "portcullis.toml"])
-            .stdout(File::create(folder.join("stdout")).unwrap())
-            .stderr(File::create(folder.join("stderr")).unwrap())
-            .spawn()
-            .unwrap();
+        let child = spawn(folder, &filled_in(toml, listener, admin), first, "run");
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (listener, admin) = (loopback(listener), loopback(admin));
         let mut process = Self { folder: folder.to_owned(), child: Some(child), listener, admin };
         process.ready().await;
+        process
+    }
+
+    /// Writes its file anew, in place, with these sections.
+    pub(crate) fn rewrite(&self, toml: &str) {
+        std::fs::write(self.folder.join("portcullis.toml"), self.config(toml)).unwrap();
+    }
+
+    /// The text of a file with these sections and its own addresses.
+    pub(crate) fn config(&self, toml: &str) -> String {
+        filled_in(toml, self.listener.port(), self.admin.port())
+    }
+
+    /// Starts `portcullis pool serve` on these sections, with the pool at this port, and waits until it
+    /// shows its keys.
+    pub(crate) async fn serve_pool(folder: &Path, toml: &str, port: u16, pool_id: &str) -> Self {
+        let child = spawn(folder, &config_at_free_ports(toml), "true", "pool serve");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let process = Self { folder: folder.to_owned(), child: Some(child), listener: address, admin: address };
+        until("the pool's keys", async || {
+            let _up = tokio::net::TcpStream::connect(address).await.ok()?;
+            let reply = process.admin_get(&format!("/{pool_id}/.well-known/jwks.json")).await;
+            (reply.status == 200).then_some(())
+        })
+        .await;
         process
     }
 
@@ -72,6 +96,15 @@ impl Process {
         ["stdout", "stderr"].map(|name| std::fs::read_to_string(self.folder.join(name)).unwrap_or_default()).concat()
     }
 
+    /// Its soft and its hard limit on open files, as the kernel has them.
+    pub(crate) fn open_files(&self) -> (String, String) {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let mut words = line.split_whitespace().map(str::to_owned);
+        (words.next().unwrap(), words.next().unwrap())
+    }
+
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
@@ -95,9 +128,14 @@ impl Process {
 
     /// Asks the operator's listener.
     pub(crate) async fn admin_get(&self, target: &str) -> Reply {
+        self.ask_admin("GET", target).await
+    }
+
+    /// The same with a method of one's own.
+    pub(crate) async fn ask_admin(&self, method: &str, target: &str) -> Reply {
         let mut client = Client::connect(self.admin).await;
-        client.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
-        client.next("GET").await.expect("the admin listener answers")
+        client.send(format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await;
+        client.next(method).await.expect("the admin listener answers")
     }
 
     /// The newest code that its embedded pool sent to a user.
@@ -124,9 +162,28 @@ pub(crate) fn config_at_free_ports(toml: &str) -> String {
     filled_in(toml, free_port(), free_port())
 }
 
+/// Starts a command of the binary on this config, after this shell command.
+fn spawn(folder: &Path, config: &str, first: &str, command: &str) -> Child {
+    std::fs::write(folder.join("portcullis.toml"), config).unwrap();
+    let script = format!("{first} && exec \"$0\" {command} --config portcullis.toml");
+    in_folder(Command::new("sh"), folder)
+        .args(["-c", &script, BINARY])
+        .stdout(File::create(folder.join("stdout")).unwrap())
+        .stderr(File::create(folder.join("stderr")).unwrap())
+        .spawn()
+        .unwrap()
+}
+
+const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command.args(arguments).current_dir(folder).env_remove("PORTCULLIS_CONFIG").stdin(std::process::Stdio::null());
+    let mut command = in_folder(Command::new(BINARY), folder);
+    command.args(arguments);
+    command
+}
+
+fn in_folder(mut command: Command, folder: &Path) -> Command {
+    command.current_dir(folder).env_remove("PORTCULLIS_CONFIG").stdin(std::process::Stdio::null());
     command
 }
 

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::h2::H2;
 use super::{Client, soon};
 
 /// A self-signed certificate and its key, as PEM.
@@ -84,6 +85,15 @@ impl TlsClient {
     /// The same where it has to work.
     pub(crate) async fn connect(&self, address: SocketAddr, name: &str) -> Client {
         self.try_connect(address, name).await.unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// A connection that speaks HTTP/2 because ALPN said so; it has said nothing yet.
+    pub(crate) async fn connect_h2(&self, address: SocketAddr, name: &str) -> H2 {
+        let mut client = ClientConfig::clone(&self.0);
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = Self(Arc::new(client)).shake(address, name).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        H2::over(stream)
     }
 
     /// Whether the handshake of a new connection went on with an earlier session.

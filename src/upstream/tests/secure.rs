@@ -1,0 +1,193 @@
+//! Servers behind TLS and behind unix sockets.
+
+use std::path::Path;
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::UnixListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::super::{BuildError, ConnectError};
+use super::*;
+use crate::config::{CertificateFiles, Place, Transport, UpstreamTls};
+
+/// A certificate that vouches for itself, in files.
+fn certificate(folder: &Path, name: &str) -> CertificateFiles {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
+    let files = CertificateFiles { chain, key, place: Place::default() };
+    std::fs::write(&files.chain, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    files
+}
+
+/// A TLS server with this certificate, which asks for one of `clients` if there are any.
+fn server(files: &CertificateFiles, clients: Option<&CertificateFiles>) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let chain = vec![CertificateDer::from_pem_file(&files.chain).unwrap()];
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(&clients.chain).unwrap()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(&files.key).unwrap()).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// What comes of a request to a TLS server with these settings, and the SNI that it saw.
+async fn outcome(acceptor: &TlsAcceptor, tls: UpstreamTls) -> (Result<String, Error>, Option<String>) {
+    let script = Script::new();
+    let gate = Gate::with(&script, |config| {
+        config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script.endpoint() }]);
+        config.tls = tls;
+    });
+    let (answer, name) = tokio::join!(gate.forward(get()), async {
+        let stream = script.accept().await.stream;
+        let mut stream = acceptor.accept(stream).await.ok()?;
+        let name = stream.get_ref().1.server_name().map(str::to_owned);
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut head).await.ok().filter(|count| *count > 0)?;
+        }
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        name
+    });
+    let answer = match answer {
+        Ok(answer) => Ok(text(answer).await),
+        Err(error) => Err(error),
+    };
+    (answer, name)
+}
+
+#[test]
+fn a_certificate_has_to_be_the_right_one() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (by_address, by_name) = (certificate(folder.path(), "127.0.0.1"), certificate(folder.path(), "b.internal"));
+
+        let trusting =
+            |files: &CertificateFiles| UpstreamTls { ca: Some(files.chain.clone()), ..UpstreamTls::default() };
+        let (answer, _) = outcome(&server(&by_address, None), trusting(&by_address)).await;
+        assert_eq!(answer.unwrap(), "hi");
+
+        let named = UpstreamTls { server_name: Some("b.internal".to_owned()), ..trusting(&by_name) };
+        let (answer, name) = outcome(&server(&by_name, None), named).await;
+        assert_eq!((answer.unwrap().as_str(), name.as_deref()), ("hi", Some("b.internal")));
+
+        for tls in [trusting(&by_name), trusting(&by_address), UpstreamTls::default()] {
+            let (answer, _) = outcome(&server(&by_name, None), tls).await;
+            assert!(matches!(answer, Err(Error::Connect(ConnectError::Tls(_)))), "{answer:?}");
+        }
+        let anybody = UpstreamTls { danger_accept_invalid: true, ..UpstreamTls::default() };
+        assert_eq!(outcome(&server(&by_name, None), anybody).await.0.unwrap(), "hi");
+    });
+}
+
+#[test]
+fn a_server_may_ask_who_comes() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, client) = (certificate(folder.path(), "127.0.0.1"), certificate(folder.path(), "gateway"));
+        let acceptor = server(&own, Some(&client));
+        let nobody = UpstreamTls { ca: Some(own.chain.clone()), ..UpstreamTls::default() };
+        let known = UpstreamTls { client: Some(client), ..nobody.clone() };
+        assert_eq!(outcome(&acceptor, known).await.0.unwrap(), "hi");
+        outcome(&acceptor, nobody).await.0.unwrap_err();
+    });
+}
+
+#[test]
+fn who_speaks_no_tls_is_no_tls_server() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = Gate::with(&script, |config| {
+            config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script.endpoint() }]);
+        });
+        let (answer, ()) = tokio::join!(gate.forward(get()), async {
+            script.accept().await.write("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        });
+        let error = answer.unwrap_err();
+        assert!(matches!(error, Error::Connect(ConnectError::Tls(_))), "{error:?}");
+        assert_eq!(error.reason(), "connect_tls");
+    });
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (certificate(folder.path(), "one"), certificate(folder.path(), "two"));
+    let missing = folder.path().join("missing.pem");
+    let built = |tls: UpstreamTls| {
+        let script = on_worker(async { Script::new().endpoint() });
+        let mut config = config::Upstream::clone(on_worker(async { Gate::to(&Script::new()) }).upstream.config());
+        config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script }]);
+        config.tls = tls;
+        Upstream::new(Arc::new(config), &Metrics::new()).map(drop)
+    };
+    for ca in [&missing, &one.key] {
+        let error = built(UpstreamTls { ca: Some(ca.clone()), ..UpstreamTls::default() }).unwrap_err();
+        assert!(matches!(&error, BuildError::File { path, .. } if path == ca), "{error}");
+    }
+    let client = |chain: &CertificateFiles, key: &CertificateFiles| {
+        let client = CertificateFiles { key: key.key.clone(), ..chain.clone() };
+        built(UpstreamTls { client: Some(client), ..UpstreamTls::default() })
+    };
+    assert!(matches!(client(&one, &two), Err(BuildError::Tls(_))), "a key of another certificate");
+    client(&one, &one).unwrap();
+}
+
+#[test]
+fn a_unix_socket_is_a_server_like_others() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let script = Script::new();
+        let gate = Gate::with(&script, |config| {
+            let endpoint = Endpoint {
+                transport: Transport::Unix(path.clone()),
+                host: "localhost".to_owned(),
+                port: 0,
+                authority: "localhost".to_owned(),
+                weight: 1,
+            };
+            config.servers = Servers::Http(vec![endpoint]);
+            config.host = HostHeader::Server;
+        });
+        assert!(matches!(gate.forward(get()).await, Err(Error::Connect(ConnectError::Io(_)))), "nobody made it yet");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for _ in 0..2 {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut head).await.unwrap() > 0);
+                }
+                assert!(String::from_utf8(head).unwrap().contains("host: localhost\r\n"));
+                stream.write_all(OK.as_bytes()).await.unwrap();
+            }
+        };
+        let ask = async {
+            for _ in 0..2 {
+                assert_eq!(text(gate.forward(get()).await.unwrap()).await, "hi", "on one connection");
+            }
+        };
+        tokio::join!(ask, serve);
+        assert_eq!(gate.timing.borrow().server.as_deref(), Some(&*format!("unix:{}", path.display())));
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+        let another = UnixListener::bind(&path).unwrap();
+        drop(another);
+        let error = gate.forward(get()).await.unwrap_err();
+        assert!(matches!(error, Error::Connect(ConnectError::Refused(_))), "{error:?}");
+    });
+}
