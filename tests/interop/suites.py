@@ -8,6 +8,7 @@ import pools
 import proxies
 import readme
 import servers
+import tls
 
 ALL = {
     "moto-password": pools.moto_password,
@@ -20,6 +21,7 @@ ALL = {
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
     "assertion": assertion.pyjwt,
+    "tls": tls.handshakes,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
     "nginx-before": proxies.nginx_before,

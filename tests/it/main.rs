@@ -42,3 +42,5 @@ mod routing;
 mod streams;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;
