@@ -5,6 +5,7 @@
 
 mod deadline;
 pub mod host;
+mod lifetime;
 mod panic;
 mod redirect;
 pub mod route;
@@ -21,12 +22,14 @@ use http_body::Body as _;
 
 use self::deadline::Deadline;
 use self::host::effective_host;
+use self::lifetime::{Held, Lasting, Life, Register};
 use self::route::{Miss, Pattern, Routes};
+use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
 use crate::auth::cors::Crossing;
-use crate::auth::{Auth, check};
+use crate::auth::{Auth, check, jwks};
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
 use crate::http::{Body, ConnInfo, Transport, client_addr, first, is_trusted};
@@ -35,7 +38,7 @@ use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
 use crate::server::{RequestBody, Service};
-use crate::telemetry::access_log::{AccessLog, Path, Record, RecordedBody};
+use crate::telemetry::access_log::{AccessLog, Path, Record};
 use crate::telemetry::metrics::{self, Count, Metrics, RouteMetrics};
 use crate::telemetry::trace::{RequestId, TraceContext};
 use crate::upstream::{self, Connections, Exchange, Timing, Trailers, Upstream};
@@ -51,6 +54,8 @@ pub struct Gateway {
     pub identity: Arc<Identity>,
     /// The identity routes.
     pub auth: Option<Auth>,
+    /// What assertions are signed with, if an upstream gets any.
+    pub assertion_keys: Option<Arc<assertion::Keys>>,
     /// `[server]`.
     pub server: config::Server,
     /// Decisions, counted.
@@ -66,6 +71,8 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// How often somebody may ask.
     pub limit: Option<Arc<Limiter>>,
+    /// What is signed for the upstream.
+    pub assertion: Option<Assertion>,
     /// Held metrics.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -220,6 +227,7 @@ impl Decisions {
 pub struct Worker {
     snapshot: RefCell<Cache<Arc<ArcSwap<Gateway>>, Arc<Gateway>>>,
     connections: Rc<Connections>,
+    streams: Register,
     log: AccessLog,
     clock: Clock,
 }
@@ -234,14 +242,15 @@ pub struct Client {
 impl Worker {
     /// A worker that follows `snapshot`. It belongs to the thread that makes it.
     pub fn new(snapshot: Arc<ArcSwap<Gateway>>, log: AccessLog, clock: Clock) -> Self {
-        Self { snapshot: RefCell::new(Cache::new(snapshot)), connections: Rc::default(), log, clock }
+        let snapshot = RefCell::new(Cache::new(snapshot));
+        Self { snapshot, connections: Rc::default(), streams: Register::default(), log, clock }
     }
 
     /// Answers a request; cannot fail.
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<RecordedBody<Body>> {
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Lasting> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
         record.tls = client.info.transport.tls().map(|session| session.version);
-        let gateway = Arc::clone(self.snapshot.borrow_mut().load());
+        let gateway = self.gateway();
         let answer = {
             let answer = pin!(self.respond(&gateway, &client, request, &mut record));
             panic::caught(answer).await
@@ -250,18 +259,23 @@ impl Worker {
             self.log.metrics().panics.inc();
             Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
         });
-        let response = response.unwrap_or_else(|problem| problem_response(&problem, &mut record));
-        record.answer(response)
+        let (response, held) = response.unwrap_or_else(|problem| (problem_response(&problem, &mut record), None));
+        Lasting::answer(record, response, || held.map(|held| Life::new(self, gateway, held)))
     }
 
-    /// The way of a request, from top to bottom.
+    /// The configuration in force.
+    fn gateway(&self) -> Arc<Gateway> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// The way of a request, from top to bottom. With the answer comes what its caller was let in with.
     async fn respond(
         &self,
         gateway: &Gateway,
         client: &Client,
         mut request: Request<RequestBody>,
         record: &mut Record,
-    ) -> Result<Response<Body>, Problem> {
+    ) -> Result<(Response<Body>, Option<Held>), Problem> {
         let head = request.headers();
         let trusted = is_trusted(client.info.peer.ip(), &gateway.server.trusted_proxies);
         if trusted {
@@ -279,7 +293,9 @@ impl Worker {
             Transport::Plain => {}
             Transport::Tls(session) if session.zone.load().contains(&host.name) => {}
             Transport::Tls(_) => return Err(Problem::from(Code::Misdirected).because("tls_zone")),
-            Transport::Redirect(port) => return redirect::to_https(&host, *port, request.uri(), record.request_id),
+            Transport::Redirect(port) => {
+                return Ok((redirect::to_https(&host, *port, request.uri(), record.request_id)?, None));
+            }
         }
         let path = path::normalize(request.uri().path())?;
 
@@ -289,7 +305,13 @@ impl Worker {
             let below = below.to_owned();
             record.route = Some(Arc::clone(auth.metrics_of(&below)));
             if let Some(appended) = check::serves(&below) {
-                return Box::pin(gateway.check(auth, appended, trusted, &request, record)).await;
+                let response = Box::pin(gateway.check(auth, appended, trusted, &request, record)).await?;
+                return Ok((response, None));
+            }
+            if let Some(keys) = gateway.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
+                let mut response = jwks::answer(keys, request.method(), record.time)?;
+                response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
+                return Ok((response, None));
             }
             let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
             request.body_mut().count_into(record.count_in());
@@ -303,7 +325,7 @@ impl Worker {
                 }
             };
             response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-            return Ok(response);
+            return Ok((response, None));
         }
 
         let route = gateway.routes.find(&host.name, &path, request.method())?;
@@ -345,21 +367,22 @@ impl Worker {
             body.count_into(record.count_in());
         }
         let edits = &route.config.request_headers;
-        let vetted =
-            stamp(request, &permit, &Stamp { identity: &gateway.identity, forwarded, keep_authorization, edits })?;
+        let assertion = route.assertion.as_ref().map(|assertion| (assertion, record.time));
+        let identity = &gateway.identity;
+        let vetted = stamp(request, &permit, &Stamp { identity, forwarded, keep_authorization, edits, assertion })?;
 
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };
         let answer = vetted.send(upstream, &self.connections, &exchange, &mut timing.timing);
         let mut response = deadline.before(pin!(answer)).await?;
         route.config.response_headers.apply(response.headers_mut());
-        Ok(deadline.watch(response))
+        Ok((deadline.watch(response), Held::new(permit, route.config.stream_grace)))
     }
 }
 
 impl Service for Worker {
     type Client = Client;
-    type Body = RecordedBody<Body>;
+    type Body = Lasting;
 
     fn connected(&self, info: ConnInfo) -> Client {
         Client { hop: Hop::new(info.peer, info.local, &info.transport), info }
@@ -381,14 +404,14 @@ impl Service for Worker {
         record.path = Path::default();
         record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
-        record.answer(response)
+        Lasting::answer(record, response, || None)
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
         record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
-        record.answer(response)
+        Lasting::answer(record, response, || None)
     }
 }
 

@@ -1,7 +1,11 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod assertion;
+#[cfg(test)]
 mod balancing;
+#[cfg(test)]
+mod caps;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
@@ -34,6 +38,8 @@ mod process;
 mod reload;
 #[cfg(test)]
 mod routing;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
