@@ -6,6 +6,7 @@
 mod deadline;
 pub mod host;
 mod lifetime;
+mod own;
 mod panic;
 mod redirect;
 pub mod route;
@@ -23,13 +24,13 @@ use http_body::Body as _;
 use self::deadline::Deadline;
 use self::host::effective_host;
 use self::lifetime::{Held, Lasting, Life, Register};
+use self::own::Own;
 use self::route::{Miss, Pattern, Routes};
 use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
-use crate::auth::cors::Crossing;
-use crate::auth::{Auth, check, jwks};
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
 use crate::http::{Body, ConnInfo, Transport, client_addr, first, is_trusted};
@@ -148,50 +149,6 @@ impl Gateway {
         }
         Ok((permit, Some(rewritten)))
     }
-
-    /// Answers a proxy that asks whether a request may pass.
-    async fn check(
-        &self,
-        auth: &Auth,
-        appended: &str,
-        trusted: bool,
-        request: &Request<RequestBody>,
-        record: &mut Record,
-    ) -> Result<Response<Body>, Problem> {
-        if !trusted {
-            let detail = "Only a proxy in trusted_proxies may ask";
-            return Err(Problem::new(Code::AccessDenied, detail).because("untrusted_proxy"));
-        }
-        let asked = match check::asked(request.method(), appended, request.headers()) {
-            Ok(asked) => asked,
-            // The proxy is set up wrongly, which its operator should see.
-            Err(unclear @ check::Unclear::Missing(_)) => return Err(unclear.into()),
-            Err(unclear) => return Err(check::refusal(unclear.into())),
-        };
-        let permit = self.permit_for(auth, &asked, request.headers(), record).await.map_err(check::refusal)?;
-        let mut response = check::answer(&self.identity, &permit)?;
-        response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-        Ok(response)
-    }
-
-    /// The decision on a request that another proxy has.
-    async fn permit_for(
-        &self,
-        auth: &Auth,
-        asked: &check::Asked,
-        headers: &HeaderMap,
-        record: &mut Record,
-    ) -> Result<Permit, Problem> {
-        let host = effective_host(&asked.target, &asked.host)?;
-        let path = path::normalize(asked.target.path())?;
-        if auth.serves(&host.name, &path.text).is_some() {
-            // They are answered here, and no upstream has them.
-            return Err(Problem::from(Code::AccessDenied).because("identity_route"));
-        }
-        let route = self.routes.find(&host.name, &path, &asked.method)?;
-        let asked = Asked { host: &host.name, path: &path, method: &asked.method, headers };
-        Ok(self.decide(route, &asked, record).await?.0)
-    }
 }
 
 /// The counters of `portcullis_auth_total`, the frequent ones held.
@@ -302,30 +259,8 @@ impl Worker {
         if let Some(auth) = &gateway.auth
             && let Some(below) = auth.serves(&host.name, &path.text)
         {
-            let below = below.to_owned();
-            record.route = Some(Arc::clone(auth.metrics_of(&below)));
-            if let Some(appended) = check::serves(&below) {
-                let response = Box::pin(gateway.check(auth, appended, trusted, &request, record)).await?;
-                return Ok((response, None));
-            }
-            if let Some(keys) = gateway.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
-                let mut response = jwks::answer(keys, request.method(), record.time)?;
-                response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-                return Ok((response, None));
-            }
-            let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
-            request.body_mut().count_into(record.count_in());
-            let mut response = match crossing.preflight(&request) {
-                Some(response) => response,
-                None => {
-                    let answer = Box::pin(auth.handle(request, &below, record.client)).await;
-                    let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, record));
-                    crossing.apply(response.headers_mut());
-                    response
-                }
-            };
-            response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-            return Ok((response, None));
+            let asked = Own { auth, below: below.to_owned(), host: host.value.clone(), trusted };
+            return Ok((Box::pin(gateway.answer(asked, request, record)).await?, None));
         }
 
         let route = gateway.routes.find(&host.name, &path, request.method())?;

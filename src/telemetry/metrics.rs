@@ -71,10 +71,10 @@ labels! {
     Limit { limit }
     /// By kind of revocation.
     Kind { kind }
-    /// By certificate.
-    Certificate { name }
     /// By exact reason.
     Reason { reason }
+    /// By certificate.
+    Certificate { name }
 }
 
 /// Every metric, by the name it has after the prefix `portcullis_`.
@@ -314,8 +314,8 @@ mod tests {
         drop(config_reload.get_or_create(&Outcome::new("a")));
         drop(rate_limited.get_or_create(&Limit::new("a")));
         drop(revocations.get_or_create(&Kind::new("a")));
-        drop(tls_certificate_expiry_seconds.get_or_create(&Certificate::new("a")));
         drop(streams_ended.get_or_create(&Reason::new("a")));
+        drop(tls_certificate_expiry_seconds.get_or_create(&Certificate::new("a")));
         metrics
     }
 

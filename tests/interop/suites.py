@@ -7,8 +7,8 @@ import http2
 import pools
 import proxies
 import readme
-import tls
 import servers
+import tls
 
 ALL = {
     "moto-password": pools.moto_password,
@@ -20,8 +20,8 @@ ALL = {
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
-    "tls": tls.handshakes,
     "assertion": assertion.pyjwt,
+    "tls": tls.handshakes,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
     "nginx-before": proxies.nginx_before,
