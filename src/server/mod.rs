@@ -12,5 +12,7 @@ mod worker;
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use descriptors::Descriptors;
+#[cfg(fuzzing)]
+pub use http2::fuzzing;
 pub use io::Patience;
 pub use worker::{Admission, Inboxes, Workers, bind};
