@@ -82,6 +82,11 @@ impl Permit {
     pub fn principal(&self) -> Option<&Arc<Principal>> {
         self.principal.as_ref()
     }
+
+    /// The same, where the permit has served its purpose.
+    pub fn into_principal(self) -> Option<Arc<Principal>> {
+        self.principal
+    }
 }
 
 /// The decision that it may not, with the exact reason.

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Access, Assertion, Config, HeaderEdits, Pool, Route, Rule, Servers};
 use crate::gateway::host::effective_host;
 use crate::gateway::route::{Miss, Routes};
+use crate::http::Transport;
 use crate::outbound;
 use crate::path::normalize;
 use crate::problem::{Code, Problem};
@@ -300,7 +301,12 @@ fn upstream(
         }
     };
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, config.listeners.first().map_or(0, |l| l.address.port())));
-    let hop = Hop::new(local, local);
+    let transport = if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
+        Transport::Tls(Arc::default())
+    } else {
+        Transport::Plain
+    };
+    let hop = Hop::new(local, local, &transport);
     let host = effective_host(request.uri(), request.headers())?.value;
     let before: Vec<HeaderName> = request.headers().keys().cloned().collect();
     let forwarded = Forwarded {

@@ -3,15 +3,18 @@
 mod body;
 mod connection;
 mod descriptors;
+mod entrance;
 pub mod framing;
 pub(crate) mod http2;
 mod io;
 mod preface;
+pub mod tls;
 mod worker;
 
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use descriptors::Descriptors;
+pub use entrance::Entrance;
 #[cfg(fuzzing)]
 pub use http2::fuzzing;
 pub use io::Patience;

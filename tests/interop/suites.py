@@ -5,8 +5,10 @@ import clients
 import forward_auth
 import http2
 import pools
+import proxies
 import readme
 import servers
+import tls
 
 ALL = {
     "moto-password": pools.moto_password,
@@ -19,8 +21,13 @@ ALL = {
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
     "assertion": assertion.pyjwt,
+    "tls": tls.handshakes,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
+    "nginx-before": proxies.nginx_before,
+    "haproxy-before": proxies.haproxy_before,
+    "nginx-behind": proxies.nginx_behind,
+    "haproxy-behind": proxies.haproxy_behind,
     "http2": http2.curl_and_h2load,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,

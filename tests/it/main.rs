@@ -5,6 +5,8 @@ mod assertion;
 #[cfg(test)]
 mod balancing;
 #[cfg(test)]
+mod caps;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod config;
@@ -39,4 +41,8 @@ mod reload;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Pool;
 use crate::config::file::{
-    ACCESS, ASSERTION, AUTH, CLIENT_CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape,
+    ACCESS, ASSERTION, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape, TLS,
     UPSTREAM, UPSTREAM_ASSERTION, UPSTREAM_TLS, USER,
 };
 
@@ -134,14 +134,15 @@ fn with_key(shape: &Shape, key: &str, value: &str) -> String {
         "[upstream.NAME.health]" => format!("[upstream.app.health]\n{line}"),
         "[upstream.NAME.assertion]" => format!("[upstream.app.assertion]\n{line}"),
         "[upstream.NAME.tls]" => format!("[upstream.app.tls]\n{line}"),
-        "`client`" => format!("[upstream.app.tls.client]\n{line}"),
+        "[listener.tls]" => format!("[[listener]]\n[listener.tls]\n{line}"),
+        "a certificate" => format!("[[listener]]\n[[listener.tls.certificates]]\n{line}"),
         "a server" => format!("[[upstream.app.servers]]\n{line}"),
         "`access`" => format!("[[route]]\n[route.access]\n{line}"),
         header => format!("{header}\n{line}"),
     }
 }
 
-const SHAPES: [&Shape; 23] = [
+const SHAPES: [&Shape; 24] = [
     &ROOT,
     &SERVER,
     &LIMITS,
@@ -162,7 +163,8 @@ const SHAPES: [&Shape; 23] = [
     &LOG,
     &HEALTH,
     &UPSTREAM_TLS,
-    &CLIENT_CERTIFICATE,
+    &CERTIFICATE,
+    &TLS,
     &UPSTREAM_ASSERTION,
     &ASSERTION,
 ];
