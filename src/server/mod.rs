@@ -15,5 +15,7 @@ pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use descriptors::Descriptors;
 pub use entrance::Entrance;
+#[cfg(fuzzing)]
+pub use http2::fuzzing;
 pub use io::Patience;
 pub use worker::{Admission, Inboxes, Workers, bind};

@@ -46,6 +46,8 @@ use crate::telemetry::metrics::{self, Count, Level, Metrics};
 pub use connections::Connections;
 pub use error::{ConnectError, Error, Invalid};
 pub use forward::forward;
+#[cfg(fuzzing)]
+pub use http1::fuzzing;
 pub use probe::probe;
 pub use resolve::resolve;
 pub use tls::BuildError;

@@ -15,6 +15,8 @@ mod docs;
 #[cfg(test)]
 mod edits;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod framing;
 #[cfg(test)]
 mod health;
