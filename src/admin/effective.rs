@@ -14,6 +14,7 @@ use crate::config::{
     Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route,
     Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
 };
+use crate::http::TrustedProxies;
 
 /// The configuration of this generation, without its secrets.
 pub fn config(config: &Config, generation: u64) -> Value {
@@ -44,7 +45,7 @@ pub fn routes(config: &Config) -> Value {
 
 fn show_listener(listener: &Listener) -> Value {
     let Listener { address, h2c } = listener;
-    json!({ "address": address, "h2c": h2c })
+    json!({ "address": address.to_string(), "h2c": h2c })
 }
 
 fn show_server(server: &Server) -> Value {
@@ -53,7 +54,7 @@ fn show_server(server: &Server) -> Value {
     json!({
         "workers": workers,
         "drain": duration(*drain),
-        "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "trusted_proxies": show_trusted(trusted_proxies),
         "limits": {
             "connections": connections,
             "request_head": duration(*request_head),
@@ -65,6 +66,11 @@ fn show_server(server: &Server) -> Value {
             "h2_streams": h2_streams,
         },
     })
+}
+
+fn show_trusted(trusted: &TrustedProxies) -> Vec<String> {
+    let TrustedProxies { networks, unix } = trusted;
+    networks.iter().map(ToString::to_string).chain(unix.then(|| "unix:".to_owned())).collect()
 }
 
 fn show_pool(pool: &Pool) -> Value {
@@ -312,6 +318,7 @@ fn duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::Arc;
 
     use super::*;
@@ -398,8 +405,8 @@ mod tests {
         };
         Config {
             source: "config/portcullis.toml".into(),
-            server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
-            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into(), h2c: true }],
+            server: Server { workers: 2, drain: seconds(30), trusted_proxies: TrustedProxies::default(), limits },
+            listeners: vec![Listener { address: SocketAddr::from(([127, 0, 0, 1], 8080)).into(), h2c: true }],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],
             upstreams: vec![Arc::new(upstream)],

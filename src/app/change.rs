@@ -83,7 +83,8 @@ fn differing<'a, T: PartialEq>(old: &'a [Arc<T>], new: &'a [Arc<T>], name: fn(&T
 }
 
 // The file of these tests has an embedded pool, which a build without `devpool` refuses.
-#[cfg(all(test, feature = "devpool"))]
+#[cfg(test)]
+#[cfg(feature = "devpool")]
 mod tests {
     use std::path::Path;
 

@@ -1,15 +1,14 @@
 //! The listeners that are open, one by one: each can come and go without the others noticing.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::StartError;
-use crate::config;
-use crate::server::{Admission, Inboxes, Lifecycle, bind};
+use crate::config::{self, ListenAddress};
+use crate::server::{Admission, Inboxes, Lifecycle, ListeningSocket};
 use crate::telemetry::metrics::Metrics;
 
 /// Every listener that accepts connections.
@@ -33,9 +32,9 @@ struct Open {
 #[derive(Debug)]
 struct Listener {
     written: config::Listener,
-    address: SocketAddr,
+    address: ListenAddress,
     /// Of the same socket, so that other settings at the same address can take it over.
-    socket: TcpListener,
+    socket: ListeningSocket,
     /// Told to its accept loop and to its connections.
     lifecycle: watch::Sender<Lifecycle>,
 }
@@ -44,8 +43,8 @@ struct Listener {
 #[derive(Debug)]
 pub(super) struct Bound {
     written: config::Listener,
-    address: SocketAddr,
-    socket: TcpListener,
+    address: ListenAddress,
+    socket: ListeningSocket,
 }
 
 /// The process drains, so that no listener can be opened.
@@ -57,18 +56,23 @@ impl Bound {
     pub(super) fn all<'a>(
         listeners: impl IntoIterator<Item = (usize, &'a config::Listener)>,
     ) -> Result<Vec<Self>, StartError> {
-        listeners.into_iter().map(|(index, listener)| Self::one(index, listener, || bind(listener.address))).collect()
+        listeners
+            .into_iter()
+            .map(|(index, listener)| Self::one(index, listener, || ListeningSocket::bind(&listener.address)))
+            .collect()
     }
 
     fn one(
         index: usize,
         written: &config::Listener,
-        socket: impl FnOnce() -> io::Result<TcpListener>,
+        socket: impl FnOnce() -> io::Result<ListeningSocket>,
     ) -> Result<Self, StartError> {
-        let address = written.address;
-        let failed = |source| StartError::Bind { what: format!("listener {}", index + 1), address, source };
+        let failed = |source| {
+            let (what, address) = (format!("listener {}", index + 1), written.address.clone());
+            StartError::Bind { what, address, source }
+        };
         let socket = socket().map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
+        let address = socket.address().map_err(failed)?;
         Ok(Self { written: written.clone(), address, socket })
     }
 }
@@ -90,7 +94,7 @@ impl Listeners {
             let at = |open: &&Listener| open.written.address == wanted.address || open.address == wanted.address;
             let socket = || match take(&mut left, at) {
                 Some(changed) => changed.socket.try_clone(),
-                None => bind(wanted.address),
+                None => ListeningSocket::bind(&wanted.address),
             };
             Bound::one(index, wanted, socket)
         });
@@ -140,8 +144,8 @@ impl Listeners {
     }
 
     /// Where clients connect, in the order of the configuration.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.open().listeners.iter().map(|listener| listener.address).collect()
+    pub(super) fn addresses(&self) -> Vec<ListenAddress> {
+        self.open().listeners.iter().map(|listener| listener.address.clone()).collect()
     }
 
     /// Stops accepting, for good, and lets every connection know.

@@ -19,7 +19,7 @@ use tokio::sync::{self, Notify, oneshot, watch};
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{self, Config, Contents};
+use crate::config::{self, Config, Contents, ListenAddress};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
 use crate::server::{Admission, ConnectionLimits, Lifecycle, Patience, Workers};
@@ -72,7 +72,7 @@ pub enum StartError {
         /// Which part of the configuration.
         what: String,
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
         /// What the system says.
         source: io::Error,
     },
@@ -136,8 +136,11 @@ impl App {
         // Everything that can be taken by another process is asked for first.
         let bound = Bound::all(config.listeners.iter().enumerate())?;
         let address = config.admin.address;
-        let admin =
-            Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
+        let admin = Admin::bind(address).map_err(|source| StartError::Bind {
+            what: "admin".into(),
+            address: address.into(),
+            source,
+        })?;
 
         let control = Control::start().map_err(StartError::Thread)?;
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;
@@ -188,7 +191,7 @@ impl App {
     }
 
     /// Where clients connect, in the order of the configuration, with real ports.
-    pub fn listeners(&self) -> Vec<SocketAddr> {
+    pub fn listeners(&self) -> Vec<ListenAddress> {
         self.live.listeners.addresses()
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::{Color, exit, load_and_note};
 use crate::app::{App, Ended, Options, StartError};
-use crate::config::{Config, Contents, LogFormat};
+use crate::config::{Config, Contents, ListenAddress, LogFormat};
 use crate::server::Descriptors;
 use crate::telemetry;
 use crate::telemetry::access_log::Sink;
@@ -50,7 +50,8 @@ fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error
     if show_banner {
         io::stderr().write_all(banner(&app, Color::of_stderr()).as_bytes())?;
     } else {
-        tracing::info!(listeners = ?app.listeners(), admin = %app.admin(), "serving");
+        let listeners: Vec<_> = app.listeners().iter().map(ToString::to_string).collect();
+        tracing::info!(?listeners, admin = %app.admin(), "serving");
     }
     Ok(wait(app, &heard))
 }
@@ -128,14 +129,16 @@ async fn listen(
 fn banner(app: &App, color: Color) -> String {
     let config = app.config();
     let bold = |text: &str| color.bold(text);
-    let addresses = |list: &[std::net::SocketAddr]| {
-        list.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", ")
+    let listeners = app.listeners();
+    let shown = |address: &ListenAddress| match address {
+        ListenAddress::Tcp(address) => format!("http://{address}"),
+        ListenAddress::Unix(_) => address.to_string(),
     };
     let mut lines = vec![
         String::new(),
         format!("  {} {}", bold("Portcullis"), env!("CARGO_PKG_VERSION")),
         String::new(),
-        format!("  listening   {}", addresses(&app.listeners())),
+        format!("  listening   {}", listeners.iter().map(shown).collect::<Vec<_>>().join(", ")),
         format!("  admin       http://{}  (/ready /metrics /routes /keys /outbox)", app.admin()),
     ];
     for pool in &config.pools {
@@ -145,7 +148,8 @@ fn banner(app: &App, color: Color) -> String {
         };
         lines.push(format!("  pool {:<6} {}, {place}", pool.name, pool.id));
     }
-    let entry = app.listeners().first().map(ToString::to_string).unwrap_or_default();
+    let by_tcp = listeners.iter().find_map(|address| address.tcp().map(|address| address.to_string()));
+    let entry = by_tcp.or_else(|| listeners.first().map(through_socket)).unwrap_or_default();
     let seeded =
         config.pools.iter().filter_map(|pool| pool.embedded.as_ref()).flat_map(|embedded| &embedded.users).next();
     if let (Some(user), Some(auth)) = (seeded, &config.auth) {
@@ -167,4 +171,10 @@ fn banner(app: &App, color: Color) -> String {
     lines.push(String::new());
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What curl needs in place of an address to reach a unix socket.
+fn through_socket(address: &ListenAddress) -> String {
+    let path = address.to_string();
+    format!("--unix-socket '{}' http://localhost", path.trim_start_matches("unix:"))
 }

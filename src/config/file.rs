@@ -313,7 +313,6 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "session", All, "[session]"),
     unavailable(&ROOT, "trace", All, "[trace]"),
     unavailable(&LIMITS, "handshake", AllBut(&["\"10s\""]), "`handshake`"),
-    unavailable(&LISTENER, "address", Starting("unix:"), "a listener on a unix socket"),
     unavailable(&LISTENER, "proxy_protocol", AllBut(&["false"]), "`proxy_protocol`"),
     unavailable(&LISTENER, "tls", All, "[listener.tls]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),

@@ -21,12 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
-use ipnet::IpNet;
 
 pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
 pub use crate::config::edits::{HeaderEdits, Rewrite};
 pub use crate::config::validate::parse;
 pub use crate::config::watch::Contents;
+use crate::http::TrustedProxies;
 use crate::secret::Secret;
 
 /// A file that can be used.
@@ -93,8 +93,8 @@ pub struct Server {
     pub workers: usize,
     /// How long open requests get on shutdown.
     pub drain: Duration,
-    /// Peers whose `X-Forwarded-*` and `Forwarded` are believed. Empty: nobody's.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed.
+    pub trusted_proxies: TrustedProxies,
     /// `[server.limits]`.
     pub limits: Limits,
 }
@@ -123,10 +123,45 @@ pub struct Limits {
 /// `[[listener]]`: an address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Port 0 takes any free port.
-    pub address: SocketAddr,
+    /// Where it is.
+    pub address: ListenAddress,
     /// Clients may speak HTTP/2 from the first byte on, without TLS.
     pub h2c: bool,
+}
+
+/// Where a listener is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// An address and a port; port 0 takes any free port.
+    Tcp(SocketAddr),
+    /// `unix:PATH`; a socket of this machine.
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// The address, where it has one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+/// As in the file.
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `[admin]`: the operator's listener.

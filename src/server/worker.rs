@@ -5,14 +5,12 @@
 //! needs a lock or a wake-up from another core.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -20,11 +18,9 @@ use super::connection::{ConnectionLimits, LINGER, Lifecycle, Service, send_last,
 use super::framing::Refusal;
 use super::http2;
 use super::preface::{Opening, opening};
+use super::socket::{Accepted, ListeningSocket, Stream};
 use crate::http::ConnInfo;
 use crate::telemetry::metrics::{Level, Listener, Metrics};
-
-/// Connections that the kernel holds until they are accepted.
-const BACKLOG: i32 = 4096;
 
 /// The threads that serve connections.
 #[derive(Debug)]
@@ -50,14 +46,14 @@ pub struct Admission {
 /// A worker, seen from the accept loops.
 #[derive(Debug)]
 struct Slot {
-    inbox: mpsc::UnboundedSender<Accepted>,
+    inbox: mpsc::UnboundedSender<Arrival>,
     open: Arc<AtomicUsize>,
 }
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
-struct Accepted {
-    stream: TcpStream,
+struct Arrival {
+    stream: Accepted,
     info: ConnInfo,
     /// The client may begin with HTTP/2.
     h2c: bool,
@@ -151,25 +147,24 @@ impl Inboxes {
     /// When the listener cannot be polled.
     pub fn accept(
         &self,
-        listener: TcpListener,
+        listener: ListeningSocket,
         h2c: bool,
         admission: watch::Receiver<Admission>,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
     ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-        listener.set_nonblocking(true)?;
-        let local = listener.local_addr()?;
-        let name: Arc<str> = local.to_string().into();
+        let address = listener.address()?;
+        let name: Arc<str> = address.to_string().into();
         let gauge = metrics.connections.get_or_create_owned(&Listener::new(Arc::clone(&name)));
         let slots = Arc::clone(&self.0);
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let local = address.tcp();
+        let listener = listener.into_acceptor()?;
         Ok(async move {
             loop {
                 let accepted = tokio::select! {
                     biased;
                     _ = lifecycle.wait_for(|step| *step >= Lifecycle::Draining) => return,
-                    // The socket leaves this runtime again: it belongs to the one of its worker.
-                    accepted = listener.accept() => accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))),
+                    accepted = listener.accept() => accepted,
                 };
                 match accepted {
                     Ok((stream, peer)) => {
@@ -188,24 +183,6 @@ impl Inboxes {
     }
 }
 
-/// A listening socket. Binding is apart from accepting so that a port that is taken is found before
-/// anything else starts.
-///
-/// # Errors
-/// When the address is taken or not this machine's.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        // `[::]` and `0.0.0.0` are two listeners, so that both can be configured.
-        socket.set_only_v6(true)?;
-    }
-    // A restart must not wait for the old process's closed connections to be forgotten.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 fn open(slots: &[Slot]) -> usize {
     slots.iter().map(|slot| slot.open.load(Ordering::Relaxed)).sum()
 }
@@ -213,7 +190,7 @@ fn open(slots: &[Slot]) -> usize {
 /// Gives a connection to the worker with the fewest.
 fn hand_over(
     slots: &[Slot],
-    stream: TcpStream,
+    stream: Accepted,
     (info, h2c): (ConnInfo, bool),
     admission: Admission,
     lifecycle: watch::Receiver<Lifecycle>,
@@ -226,12 +203,12 @@ fn hand_over(
     gauge.inc();
     let place = Place { open: Arc::clone(&slot.open), gauge };
     // A worker that is gone is one that stops: the connection closes with the message.
-    slot.inbox.send(Accepted { stream, info, h2c, overloaded, limits, lifecycle, place }).unwrap_or_default();
+    slot.inbox.send(Arrival { stream, info, h2c, overloaded, limits, lifecycle, place }).unwrap_or_default();
 }
 
 /// One worker's life.
 async fn run<S: Service>(
-    mut accepted: mpsc::UnboundedReceiver<Accepted>,
+    mut accepted: mpsc::UnboundedReceiver<Arrival>,
     service: Rc<S>,
     mut lifecycle: watch::Receiver<Lifecycle>,
 ) {
@@ -262,10 +239,9 @@ async fn run<S: Service>(
     }
 }
 
-async fn begin<S: Service>(accepted: Accepted, service: Rc<S>) {
-    let Accepted { stream, info, h2c, overloaded, limits, lifecycle, place } = accepted;
-    let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-    match stream {
+async fn begin<S: Service>(arrival: Arrival, service: Rc<S>) {
+    let Arrival { stream, info, h2c, overloaded, limits, lifecycle, place } = arrival;
+    match stream.into_stream() {
         Err(error) => tracing::debug!(%error, "a connection was gone before it began"),
         Ok(mut stream) if overloaded => {
             let client = service.connected(info);
@@ -282,7 +258,7 @@ async fn begin<S: Service>(accepted: Accepted, service: Rc<S>) {
 
 /// Serves whichever of the two the client begins with.
 async fn serve_either<S: Service>(
-    stream: tokio::net::TcpStream,
+    stream: Stream,
     info: ConnInfo,
     service: Rc<S>,
     limits: ConnectionLimits,

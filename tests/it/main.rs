@@ -36,3 +36,5 @@ mod reload;
 mod routing;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod unix_listeners;

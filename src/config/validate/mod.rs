@@ -18,7 +18,9 @@ use toml::de::DeTable;
 use crate::config::diagnostic::{Diagnostic, Report, Span};
 use crate::config::file::{ADMIN, LIMITS, LISTENER, LOG, ROOT, ROUTE, SERVER, STORE};
 use crate::config::section::{Reader, Section};
-use crate::config::{Admin, Config, Contents, Limits, Listener, Loaded, Log, LogFormat, Server, values};
+use crate::config::values::Invalid;
+use crate::config::{Admin, Config, Contents, Limits, ListenAddress, Listener, Loaded, Log, LogFormat, Server, values};
+use crate::http::TrustedProxies;
 
 /// Reads a configuration from its text. `path` is how the file is called, and its folder is what
 /// relative paths are relative to; `env` looks up environment variables. Nothing else is looked at
@@ -108,18 +110,38 @@ fn version(root: &Section<'_>) {
 fn server(section: &Section<'_>) -> Server {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = section.count("workers", 0, 0..=1024);
-    let trusted_proxies = section.list("trusted_proxies", "a network", values::network).unwrap_or_default();
-    for network in trusted_proxies.iter().filter(|network| network.get_ref().prefix_len() == 0) {
-        let everybody = Diagnostic::warning("every client is believed to be a proxy");
-        let help = "anyone can then claim any address: name the networks of your proxies";
-        section.reader.note(everybody.at(network.span(), "every address").help(help));
-    }
     Server {
         workers: if workers == 0 { cores } else { workers },
         drain: section.positive_duration("drain", Duration::from_secs(30)),
-        trusted_proxies: trusted_proxies.into_iter().map(Spanned::into_inner).collect(),
+        trusted_proxies: trusted_proxies(section),
         limits: limits(&section.child("limits", &LIMITS)),
     }
+}
+
+/// Networks, and `unix:` for whoever may connect to a unix socket.
+fn trusted_proxies(section: &Section<'_>) -> TrustedProxies {
+    let mut trusted = TrustedProxies::default();
+    let parse = |text: &str| match text.strip_prefix("unix:") {
+        None => values::network(text).map(Some),
+        Some("") => Ok(None),
+        Some(_) => {
+            Err(Invalid::new("sockets are not told apart").help("write \"unix:\", which stands for all of them"))
+        }
+    };
+    for proxy in section.list("trusted_proxies", "a network", parse).unwrap_or_default() {
+        let span = proxy.span();
+        let Some(network) = proxy.into_inner() else {
+            trusted.unix = true;
+            continue;
+        };
+        if network.prefix_len() == 0 {
+            let everybody = Diagnostic::warning("every client is believed to be a proxy");
+            let help = "anyone can then claim any address: name the networks of your proxies";
+            section.reader.note(everybody.at(span, "every address").help(help));
+        }
+        trusted.networks.push(network);
+    }
+    trusted
 }
 
 fn limits(section: &Section<'_>) -> Limits {
@@ -147,7 +169,7 @@ fn limits(section: &Section<'_>) -> Limits {
 
 /// An address that this process binds, and what for.
 struct Bound {
-    address: SocketAddr,
+    address: ListenAddress,
     span: Span,
     what: String,
 }
@@ -162,9 +184,13 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
         let h2c = section.flag("h2c", false);
-        let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
+        let parse = |text: &str| match text.strip_prefix("unix:") {
+            Some(path) => values::socket_path(path, section.reader.folder).map(ListenAddress::Unix),
+            None => values::address(text).map(ListenAddress::Tcp),
+        };
+        let Some(address) = section.parsed("address", "an address to listen on", parse) else { continue };
         let (span, address) = (address.span(), address.into_inner());
-        bound.push(Bound { address, span, what: "a listener".to_owned() });
+        bound.push(Bound { address: address.clone(), span, what: "a listener".to_owned() });
         listeners.push(Listener { address, h2c });
     }
     listeners
@@ -182,14 +208,14 @@ fn admin(section: &Section<'_>, bound: &mut Vec<Bound>) -> Admin {
             "whoever reaches it sees the configuration and can reload it: guard it by a firewall or use 127.0.0.1";
         section.reader.note(open.at(span.clone(), "not a loopback address").help(help));
     }
-    bound.push(Bound { address, span, what: "the admin listener".to_owned() });
+    bound.push(Bound { address: address.into(), span, what: "the admin listener".to_owned() });
     Admin { address }
 }
 
 /// Whether everything that is bound can be bound at the same time.
 fn no_address_twice(root: &Section<'_>, bound: &[Bound]) {
     for (index, second) in bound.iter().enumerate() {
-        let Some(first) = bound.iter().take(index).find(|first| collide(first.address, second.address)) else {
+        let Some(first) = bound.iter().take(index).find(|first| collide(&first.address, &second.address)) else {
             continue;
         };
         let (first, second) = if first.span.start > second.span.start { (second, first) } else { (first, second) };
@@ -205,7 +231,8 @@ fn no_address_twice(root: &Section<'_>, bound: &[Bound]) {
 }
 
 /// Whether the second of two addresses could not be bound. Port 0 is always free.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+fn collide(a: &ListenAddress, b: &ListenAddress) -> bool {
+    let (ListenAddress::Tcp(a), ListenAddress::Tcp(b)) = (a, b) else { return a == b };
     let overlap = |a: IpAddr, b: IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && a.is_unspecified());
     a.port() != 0 && a.port() == b.port() && (overlap(a.ip(), b.ip()) || overlap(b.ip(), a.ip()))
 }

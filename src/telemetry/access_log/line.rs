@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Version;
@@ -14,6 +13,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 use super::{Record, counted};
+use crate::http::Peer;
 
 /// Bytes of a value that a stranger chose, at most; what is longer ends in `…`.
 const LONGEST: usize = 1024;
@@ -73,7 +73,7 @@ struct Line<'a> {
     time: &'a [u8],
     request_id: &'a str,
     trace_id: &'a [u8],
-    client: IpAddr,
+    client: Peer,
     method: &'a str,
     host: Option<Cow<'a, str>>,
     path: Cow<'a, str>,
