@@ -44,19 +44,21 @@ pub fn routes(config: &Config) -> Value {
 }
 
 fn show_listener(listener: &Listener) -> Value {
-    let Listener { address, h2c } = listener;
-    json!({ "address": address.to_string(), "h2c": h2c })
+    let Listener { address, proxy_protocol, h2c } = listener;
+    json!({ "address": address.to_string(), "proxy_protocol": proxy_protocol, "h2c": h2c })
 }
 
 fn show_server(server: &Server) -> Value {
     let Server { workers, drain, trusted_proxies, limits } = server;
-    let Limits { connections, request_head, idle, head_size, headers, body, body_stall, h2_streams } = limits;
+    let Limits { connections, handshake, request_head, idle, head_size, headers, body, body_stall, h2_streams } =
+        limits;
     json!({
         "workers": workers,
         "drain": duration(*drain),
         "trusted_proxies": show_trusted(trusted_proxies),
         "limits": {
             "connections": connections,
+            "handshake": duration(*handshake),
             "request_head": duration(*request_head),
             "idle": duration(*idle),
             "head_size": head_size,
@@ -395,6 +397,7 @@ mod tests {
         };
         let limits = Limits {
             connections: 20_000,
+            handshake: seconds(10),
             request_head: seconds(10),
             idle: seconds(75),
             head_size: 32 << 10,
@@ -406,7 +409,11 @@ mod tests {
         Config {
             source: "config/portcullis.toml".into(),
             server: Server { workers: 2, drain: seconds(30), trusted_proxies: TrustedProxies::default(), limits },
-            listeners: vec![Listener { address: SocketAddr::from(([127, 0, 0, 1], 8080)).into(), h2c: true }],
+            listeners: vec![Listener {
+                address: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+                proxy_protocol: true,
+                h2c: true,
+            }],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],
             upstreams: vec![Arc::new(upstream)],

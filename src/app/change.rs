@@ -83,8 +83,8 @@ fn differing<'a, T: PartialEq>(old: &'a [Arc<T>], new: &'a [Arc<T>], name: fn(&T
 }
 
 // The file of these tests has an embedded pool, which a build without `devpool` refuses.
-#[cfg(test)]
 #[cfg(feature = "devpool")]
+#[cfg(test)]
 mod tests {
     use std::path::Path;
 

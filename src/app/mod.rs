@@ -157,8 +157,8 @@ impl App {
         };
         let workers =
             Workers::start(config.server.workers, &lifecycle_seen, make_worker).map_err(StartError::Thread)?;
-        let admission = admission(&config.server.limits);
-        let listeners = Listeners::new(workers.inboxes().clone(), admission, metrics, control.handle.clone());
+        let admission = admission(&config.server);
+        let listeners = Listeners::new(workers.inboxes().clone(), admission.clone(), metrics, control.handle.clone());
         // Nobody can have closed them yet.
         let _open = listeners.replace(&config.listeners, bound, admission)?.is_ok();
 
@@ -264,12 +264,13 @@ fn wait_for_drain(workers: &Workers, drain: Duration, hurry: &Receiver<()>) -> E
     Ended::Drained
 }
 
-fn admission(limits: &config::Limits) -> Admission {
+fn admission(server: &config::Server) -> Admission {
+    let limits = &server.limits;
     let head = HeadLimits { bytes: limits.head_size, lines: limits.headers };
     let patience = Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall };
     let most = limits.connections;
-    let limits = ConnectionLimits { head, patience, h2_streams: limits.h2_streams };
-    Admission { most, limits }
+    let limits = ConnectionLimits { head, handshake: limits.handshake, patience, h2_streams: limits.h2_streams };
+    Admission { most, limits, trusted: Arc::new(server.trusted_proxies.clone()) }
 }
 
 /// The control plane: one thread with one runtime for key refresh, calls to user pools, the admin

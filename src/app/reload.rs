@@ -139,7 +139,7 @@ impl Live {
         if self.base.control.block_on(ready).is_err() {
             tracing::warn!("the keys of a new user pool cannot be had yet; its tokens are answered with 503");
         }
-        let admission = admission(&parts.config.server.limits);
+        let admission = admission(&parts.config.server);
         self.listeners.replace(&parts.config.listeners, bound, admission)?.map_err(|Closed| NotReloaded::Stopping)?;
 
         self.snapshot.store(Arc::clone(&parts.gateway));

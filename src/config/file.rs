@@ -312,8 +312,6 @@ use Refused::{All, AllBut, Starting};
 const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "session", All, "[session]"),
     unavailable(&ROOT, "trace", All, "[trace]"),
-    unavailable(&LIMITS, "handshake", AllBut(&["\"10s\""]), "`handshake`"),
-    unavailable(&LISTENER, "proxy_protocol", AllBut(&["false"]), "`proxy_protocol`"),
     unavailable(&LISTENER, "tls", All, "[listener.tls]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),

@@ -104,6 +104,8 @@ pub struct Server {
 pub struct Limits {
     /// Open client connections, over all listeners.
     pub connections: usize,
+    /// What comes before the first byte of a client's own.
+    pub handshake: Duration,
     /// From the first byte of a request to the end of its head.
     pub request_head: Duration,
     /// A kept connection without a request.
@@ -125,6 +127,8 @@ pub struct Limits {
 pub struct Listener {
     /// Where it is.
     pub address: ListenAddress,
+    /// Every connection begins with a PROXY header, which tells whose it is.
+    pub proxy_protocol: bool,
     /// Clients may speak HTTP/2 from the first byte on, without TLS.
     pub h2c: bool,
 }

@@ -55,6 +55,8 @@ pub trait Service: 'static {
 pub struct ConnectionLimits {
     /// The size of a head.
     pub head: HeadLimits,
+    /// The time that what comes before the client's first byte may take.
+    pub handshake: Duration,
     /// The time things may take.
     pub patience: Patience,
     /// Requests that may be open at once on one HTTP/2 connection.

@@ -7,6 +7,8 @@ pub mod framing;
 pub(crate) mod http2;
 mod io;
 mod preface;
+mod proxied;
+pub mod proxy_protocol;
 mod socket;
 mod worker;
 
@@ -15,4 +17,4 @@ pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use descriptors::Descriptors;
 pub use io::Patience;
 pub use socket::ListeningSocket;
-pub use worker::{Admission, Inboxes, Workers};
+pub use worker::{Admission, Entrance, Inboxes, Workers};

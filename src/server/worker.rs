@@ -11,16 +11,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use prometheus_client::metrics::family::Family;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::connection::{ConnectionLimits, LINGER, Lifecycle, Service, send_last, serve};
 use super::framing::Refusal;
 use super::http2;
 use super::preface::{Opening, opening};
+use super::proxied::introduce;
 use super::socket::{Accepted, ListeningSocket, Stream};
-use crate::http::ConnInfo;
-use crate::telemetry::metrics::{Level, Listener, Metrics};
+use crate::http::{ConnInfo, TrustedProxies};
+use crate::telemetry::metrics::{Count, Level, Listener, ListenerReason, Metrics};
 
 /// The threads that serve connections.
 #[derive(Debug)]
@@ -35,12 +38,23 @@ pub struct Workers {
 pub struct Inboxes(Arc<[Slot]>);
 
 /// What a new connection may take, and whether there may be one more.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Admission {
     /// Open connections, over all listeners.
     pub most: usize,
     /// What each of them may take.
     pub limits: ConnectionLimits,
+    /// Whose PROXY headers are believed.
+    pub trusted: Arc<TrustedProxies>,
+}
+
+/// How connections of a listener begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Entrance {
+    /// With a PROXY header, from a trusted proxy.
+    pub proxy_protocol: bool,
+    /// Clients may speak HTTP/2 from the first byte on, without TLS.
+    pub h2c: bool,
 }
 
 /// A worker, seen from the accept loops.
@@ -55,8 +69,9 @@ struct Slot {
 struct Arrival {
     stream: Accepted,
     info: ConnInfo,
-    /// The client may begin with HTTP/2.
-    h2c: bool,
+    entrance: Entrance,
+    /// Where it is counted when it does not begin as it has to.
+    proxy_refused: Family<ListenerReason, Count>,
     /// The most connections there may be are already open: it only gets to hear so.
     overloaded: bool,
     limits: ConnectionLimits,
@@ -140,15 +155,14 @@ impl Workers {
 
 impl Inboxes {
     /// Accepts connections on `listener` until it drains, which is told to its connections, too; a
-    /// task for the control runtime. A connection is held to what `admission` says when it comes. With
-    /// `h2c` it may speak HTTP/2 from the first byte on, without TLS.
+    /// task for the control runtime. A connection is held to what `admission` says when it comes.
     ///
     /// # Errors
     /// When the listener cannot be polled.
     pub fn accept(
         &self,
         listener: ListeningSocket,
-        h2c: bool,
+        entrance: Entrance,
         admission: watch::Receiver<Admission>,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
@@ -156,6 +170,7 @@ impl Inboxes {
         let address = listener.address()?;
         let name: Arc<str> = address.to_string().into();
         let gauge = metrics.connections.get_or_create_owned(&Listener::new(Arc::clone(&name)));
+        let proxy_refused = metrics.proxy_refused.clone();
         let slots = Arc::clone(&self.0);
         let local = address.tcp();
         let listener = listener.into_acceptor()?;
@@ -169,8 +184,14 @@ impl Inboxes {
                 match accepted {
                     Ok((stream, peer)) => {
                         let info = ConnInfo { peer, local, listener: Arc::clone(&name) };
-                        let lifecycle = lifecycle.clone();
-                        hand_over(&slots, stream, (info, h2c), *admission.borrow(), lifecycle, gauge.clone());
+                        let admission = admission.borrow().clone();
+                        if entrance.proxy_protocol && !admission.trusted.contains(peer) {
+                            count_refusal(&proxy_refused, &info, "untrusted");
+                            continue;
+                        }
+                        let (lifecycle, proxy_refused) = (lifecycle.clone(), proxy_refused.clone());
+                        let arrival = (stream, info, entrance, proxy_refused);
+                        hand_over(&slots, arrival, &admission, lifecycle, gauge.clone());
                     }
                     Err(error) => {
                         tracing::warn!(%error, listener = %name, "a connection could not be accepted");
@@ -190,20 +211,20 @@ fn open(slots: &[Slot]) -> usize {
 /// Gives a connection to the worker with the fewest.
 fn hand_over(
     slots: &[Slot],
-    stream: Accepted,
-    (info, h2c): (ConnInfo, bool),
-    admission: Admission,
+    (stream, info, entrance, proxy_refused): (Accepted, ConnInfo, Entrance, Family<ListenerReason, Count>),
+    admission: &Admission,
     lifecycle: watch::Receiver<Lifecycle>,
     gauge: Level,
 ) {
-    let Admission { most, limits } = admission;
-    let overloaded = open(slots) >= most;
+    let limits = admission.limits;
+    let overloaded = open(slots) >= admission.most;
     let Some(slot) = slots.iter().min_by_key(|slot| slot.open.load(Ordering::Relaxed)) else { return };
     slot.open.fetch_add(1, Ordering::Relaxed);
     gauge.inc();
     let place = Place { open: Arc::clone(&slot.open), gauge };
     // A worker that is gone is one that stops: the connection closes with the message.
-    slot.inbox.send(Arrival { stream, info, h2c, overloaded, limits, lifecycle, place }).unwrap_or_default();
+    let arrival = Arrival { stream, info, entrance, proxy_refused, overloaded, limits, lifecycle, place };
+    slot.inbox.send(arrival).unwrap_or_default();
 }
 
 /// One worker's life.
@@ -240,20 +261,45 @@ async fn run<S: Service>(
 }
 
 async fn begin<S: Service>(arrival: Arrival, service: Rc<S>) {
-    let Arrival { stream, info, h2c, overloaded, limits, lifecycle, place } = arrival;
-    match stream.into_stream() {
-        Err(error) => tracing::debug!(%error, "a connection was gone before it began"),
-        Ok(mut stream) if overloaded => {
-            let client = service.connected(info);
-            let answer = service.refuse(&client, Refusal::Overloaded);
-            // It must not hold a place for long: there are none.
-            let last = tokio::time::timeout(Duration::from_millis(200), send_last(&mut stream, answer)).await;
-            tracing::debug!(told = last.is_ok(), "too many connections");
+    let Arrival { stream, mut info, entrance, proxy_refused, overloaded, limits, lifecycle, place } = arrival;
+    let mut stream = match stream.into_stream() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection was gone before it began"),
+    };
+    if entrance.proxy_protocol {
+        let deadline = Instant::now() + if overloaded { FAREWELL } else { limits.handshake };
+        // Apart, so that other connections do not take the room that reading it takes.
+        let introduced = Box::pin(introduce(&mut stream, &mut info, deadline, lifecycle.clone())).await;
+        if let Err(refused) = introduced {
+            if let Some(reason) = refused.as_str() {
+                count_refusal(&proxy_refused, &info, reason);
+            }
+            return tracing::debug!(?refused, proxy = %info.peer, "a connection without a PROXY header");
         }
-        Ok(stream) if h2c => Box::pin(serve_either(stream, info, service, limits, lifecycle)).await,
-        Ok(stream) => serve(stream, info, service, limits, lifecycle).await,
+    }
+    if overloaded {
+        turn_away(stream, info, &*service).await;
+    } else if entrance.h2c {
+        Box::pin(serve_either(stream, info, service, limits, lifecycle)).await;
+    } else {
+        serve(stream, info, service, limits, lifecycle).await;
     }
     drop(place);
+}
+
+fn count_refusal(refused: &Family<ListenerReason, Count>, info: &ConnInfo, reason: &'static str) {
+    refused.get_or_create_owned(&ListenerReason::new(Arc::clone(&info.listener), reason)).inc();
+}
+
+/// What a client gets that is one too many. It must not hold a place for long: there are none.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Tells a client that there are too many.
+async fn turn_away<S: Service>(mut stream: Stream, info: ConnInfo, service: &S) {
+    let client = service.connected(info);
+    let answer = service.refuse(&client, Refusal::Overloaded);
+    let last = tokio::time::timeout(FAREWELL, send_last(&mut stream, answer)).await;
+    tracing::debug!(told = last.is_ok(), "too many connections");
 }
 
 /// Serves whichever of the two the client begins with.

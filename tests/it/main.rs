@@ -31,6 +31,8 @@ mod matrix;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod proxy_protocol;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod routing;

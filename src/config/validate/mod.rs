@@ -61,7 +61,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     version(root);
     let server = server(&root.child("server", &SERVER));
     let mut bound = Vec::new();
-    let listeners = listeners(root, &mut bound);
+    let listeners = listeners(root, &server.trusted_proxies, &mut bound);
     let admin = admin(&root.child("admin", &ADMIN), &mut bound);
     let pools = pool::all(root, &mut bound);
     no_address_twice(root, &bound);
@@ -156,6 +156,7 @@ fn limits(section: &Section<'_>) -> Limits {
     });
     Limits {
         connections: section.count("connections", 20_000, 1..=10_000_000),
+        handshake: section.positive_duration("handshake", Duration::from_secs(10)),
         request_head: section.positive_duration("request_head", Duration::from_secs(10)),
         idle: section.positive_duration("idle", Duration::from_secs(75)),
         head_size: usize::try_from(head_size).unwrap_or(usize::MAX),
@@ -175,7 +176,7 @@ struct Bound {
 }
 
 /// `[[listener]]`.
-fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
+fn listeners(root: &Section<'_>, trusted: &TrustedProxies, bound: &mut Vec<Bound>) -> Vec<Listener> {
     if root.value("listener").is_none() {
         let none = Diagnostic::error("there is no [[listener]]").at(0..0, "nothing to serve on");
         root.reader.note(none.help("add [[listener]] with address = \"127.0.0.1:8080\""));
@@ -184,16 +185,33 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
         let h2c = section.flag("h2c", false);
+        let proxy_protocol = section.flag("proxy_protocol", false);
         let parse = |text: &str| match text.strip_prefix("unix:") {
             Some(path) => values::socket_path(path, section.reader.folder).map(ListenAddress::Unix),
             None => values::address(text).map(ListenAddress::Tcp),
         };
         let Some(address) = section.parsed("address", "an address to listen on", parse) else { continue };
         let (span, address) = (address.span(), address.into_inner());
+        if proxy_protocol {
+            somebody_is_believed(&section, &address, trusted);
+        }
         bound.push(Bound { address: address.clone(), span, what: "a listener".to_owned() });
-        listeners.push(Listener { address, h2c });
+        listeners.push(Listener { address, proxy_protocol, h2c });
     }
     listeners
+}
+
+/// Whether there is anybody whose PROXY header would be believed: without one nobody could connect.
+fn somebody_is_believed(section: &Section<'_>, address: &ListenAddress, trusted: &TrustedProxies) {
+    let (is_there, example) = match address {
+        ListenAddress::Tcp(_) => (!trusted.networks.is_empty(), "10.0.0.0/8"),
+        ListenAddress::Unix(_) => (trusted.unix, "unix:"),
+    };
+    if !is_there {
+        let nobody = Diagnostic::error("nobody's PROXY header would be believed");
+        let nobody = nobody.at(section.place_of("proxy_protocol"), "asks every peer for one");
+        section.reader.note(nobody.help(format!("name the proxies in [server]: trusted_proxies = [\"{example}\"]")));
+    }
 }
 
 /// `[admin]`.

@@ -73,6 +73,7 @@ pub(in crate::server) fn info() -> ConnInfo {
 pub(in crate::server) fn limits() -> ConnectionLimits {
     ConnectionLimits {
         head: HeadLimits { bytes: 8192, lines: 100 },
+        handshake: Duration::from_secs(3),
         patience: Patience {
             idle: Duration::from_secs(75),
             request_head: Duration::from_secs(10),

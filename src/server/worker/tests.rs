@@ -13,6 +13,7 @@ use crate::server::body::RequestBody;
 use crate::server::framing::HeadLimits;
 use crate::server::io::Patience;
 
+const PLAIN: Entrance = Entrance { proxy_protocol: false, h2c: false };
 const LONG: Duration = Duration::from_secs(60);
 
 /// Answers with the name of its thread; what it does before is in the path.
@@ -70,7 +71,8 @@ struct Setup {
 impl Setup {
     fn new(count: usize, most: usize) -> Self {
         let patience = Patience { idle: LONG, request_head: LONG, body_stall: LONG };
-        let limits = ConnectionLimits { head: HeadLimits { bytes: 8192, lines: 100 }, patience, h2_streams: 128 };
+        let head = HeadLimits { bytes: 8192, lines: 100 };
+        let limits = ConnectionLimits { head, handshake: LONG, patience, h2_streams: 128 };
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let gate = Arc::new(Gate { arrived: Semaphore::new(0), open: Semaphore::new(0) });
         let make = {
@@ -80,8 +82,8 @@ impl Setup {
         let workers = Workers::start(count, &lifecycle, make).unwrap();
         let (listener, address) = bind();
         let metrics = Metrics::new();
-        let (admission, admitted) = watch::channel(Admission { most, limits });
-        tokio::spawn(workers.inboxes().accept(listener, false, admitted, &metrics, lifecycle).unwrap());
+        let (admission, admitted) = watch::channel(Admission { most, limits, trusted: Arc::default() });
+        tokio::spawn(workers.inboxes().accept(listener, PLAIN, admitted, &metrics, lifecycle).unwrap());
         Self { workers, address, switch, admission, gate, metrics }
     }
 
@@ -90,7 +92,7 @@ impl Setup {
         let (listener, address) = bind();
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let admitted = self.admission.subscribe();
-        tokio::spawn(self.workers.inboxes().accept(listener, false, admitted, &self.metrics, lifecycle).unwrap());
+        tokio::spawn(self.workers.inboxes().accept(listener, PLAIN, admitted, &self.metrics, lifecycle).unwrap());
         (address, switch)
     }
 
