@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::StartError;
 use crate::config::{self, ListenAddress};
-use crate::server::{Admission, Entrance, Inboxes, Lifecycle, ListeningSocket};
+use crate::server::{Admission, Entrance, Inboxes, Inherited, Lifecycle, ListeningSocket};
 use crate::telemetry::metrics::Metrics;
 
 /// Every listener that accepts connections.
@@ -18,6 +18,7 @@ pub(super) struct Listeners {
     metrics: Arc<Metrics>,
     control: Handle,
     admission: watch::Sender<Admission>,
+    inherited: Vec<Inherited>,
     open: Mutex<Open>,
 }
 
@@ -52,14 +53,11 @@ pub(super) struct Bound {
 pub(super) struct Closed;
 
 impl Bound {
-    /// Takes the addresses, all of them or none. Each listener comes with its place in the file, from 0.
-    pub(super) fn all<'a>(
-        listeners: impl IntoIterator<Item = (usize, &'a config::Listener)>,
-    ) -> Result<Vec<Self>, StartError> {
-        listeners
-            .into_iter()
-            .map(|(index, listener)| Self::one(index, listener, || ListeningSocket::bind(&listener.address)))
-            .collect()
+    /// Takes the addresses, all of them or none. A socket that was passed to the process and is meant is
+    /// taken instead of another.
+    pub(super) fn all(listeners: &[config::Listener], inherited: &[Inherited]) -> Result<Vec<Self>, StartError> {
+        let each = listeners.iter().enumerate();
+        each.map(|(index, listener)| Self::one(index, listener, || socket_of(listener, inherited))).collect()
     }
 
     fn one(
@@ -79,8 +77,15 @@ impl Bound {
 
 impl Listeners {
     /// None yet. Accept loops run on `control`.
-    pub(super) fn new(inboxes: Inboxes, admission: Admission, metrics: Arc<Metrics>, control: Handle) -> Self {
-        Self { inboxes, metrics, control, admission: watch::Sender::new(admission), open: Mutex::default() }
+    pub(super) fn new(
+        inboxes: Inboxes,
+        admission: Admission,
+        metrics: Arc<Metrics>,
+        control: Handle,
+        inherited: Vec<Inherited>,
+    ) -> Self {
+        let admission = watch::Sender::new(admission);
+        Self { inboxes, metrics, control, admission, inherited, open: Mutex::default() }
     }
 
     /// Takes the addresses of those that are not open yet. One that is open under other settings goes
@@ -94,7 +99,7 @@ impl Listeners {
             let at = |open: &&Listener| open.written.address == wanted.address || open.address == wanted.address;
             let socket = || match take(&mut left, at) {
                 Some(changed) => changed.socket.try_clone(),
-                None => ListeningSocket::bind(&wanted.address),
+                None => socket_of(wanted, &self.inherited),
             };
             Bound::one(index, wanted, socket)
         });
@@ -161,6 +166,14 @@ impl Listeners {
 
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The socket of a listener: one that was passed to the process, or a new one.
+fn socket_of(listener: &config::Listener, inherited: &[Inherited]) -> io::Result<ListeningSocket> {
+    match inherited.iter().find(|one| one.is_meant_by(&listener.address)) {
+        Some(one) => one.socket.try_clone(),
+        None => ListeningSocket::bind(&listener.address),
     }
 }
 

@@ -4,6 +4,7 @@ mod build;
 mod change;
 mod listeners;
 mod reload;
+mod supervisor;
 mod views;
 
 use std::io;
@@ -22,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Contents, ListenAddress};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
-use crate::server::{Admission, ConnectionLimits, Lifecycle, Patience, Workers};
+use crate::server::{Admission, ConnectionLimits, Inherited, Lifecycle, Patience, Workers};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LAST_LINES, LogLevel};
@@ -30,6 +31,7 @@ use crate::upstream;
 use build::Base;
 use listeners::{Bound, Listeners};
 use reload::Live;
+pub use supervisor::Supervisor;
 
 /// What a process decides about a gateway besides its configuration.
 #[derive(Debug)]
@@ -48,6 +50,10 @@ pub struct Options {
     pub watch: Option<Contents>,
     /// Whoever notifies this asks for a reload.
     pub hangups: Arc<Notify>,
+    /// Sockets that were passed to the process, for the listeners that ask for them.
+    pub inherited: Vec<Inherited>,
+    /// The service manager, if there is one.
+    pub supervisor: Supervisor,
 }
 
 impl Default for Options {
@@ -59,6 +65,8 @@ impl Default for Options {
             key_wait: Duration::from_secs(3),
             watch: None,
             hangups: Arc::default(),
+            inherited: Vec::new(),
+            supervisor: Supervisor::default(),
         }
     }
 }
@@ -130,11 +138,11 @@ impl App {
     /// # Errors
     /// When an address cannot be had, or a part cannot start. Nothing runs on then.
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
-        let Options { clock, access_log, log_level, key_wait, watch, hangups } = options;
+        let Options { clock, access_log, log_level, key_wait, watch, hangups, inherited, supervisor } = options;
         let metrics = Arc::new(Metrics::new());
 
         // Everything that can be taken by another process is asked for first.
-        let bound = Bound::all(config.listeners.iter().enumerate())?;
+        let bound = Bound::all(&config.listeners, &inherited)?;
         let address = config.admin.address;
         let admin = Admin::bind(address).map_err(|source| StartError::Bind {
             what: "admin".into(),
@@ -158,7 +166,8 @@ impl App {
         let workers =
             Workers::start(config.server.workers, &lifecycle_seen, make_worker).map_err(StartError::Thread)?;
         let admission = admission(&config.server);
-        let listeners = Listeners::new(workers.inboxes().clone(), admission.clone(), metrics, control.handle.clone());
+        let inboxes = workers.inboxes().clone();
+        let listeners = Listeners::new(inboxes, admission.clone(), metrics, control.handle.clone(), inherited);
         // Nobody can have closed them yet.
         let _open = listeners.replace(&config.listeners, bound, admission)?.is_ok();
 
@@ -173,7 +182,9 @@ impl App {
             seen: Mutex::new(watch.clone().unwrap_or_default()),
             failure: Mutex::default(),
             turn: Arc::new(sync::Mutex::new(())),
+            supervisor,
         });
+        control.handle.spawn(live.supervisor.watchdog());
         control.handle.spawn(Arc::clone(&live).follow(hangups, watch.is_some()));
         let admin_address = admin.address();
         let views = views::views(&live, lifecycle_seen);
@@ -187,6 +198,7 @@ impl App {
         if !matches!(control.run(ready), Some(Ok(()))) {
             tracing::warn!("the keys of a user pool cannot be had yet; tokens that need them are answered with 503");
         }
+        live.supervisor.ready(&serving(1));
         Ok(Self { admin: admin_address, live, workers: Some(workers), lifecycle, access_log, control: Some(control) })
     }
 
@@ -219,6 +231,7 @@ impl App {
     }
 
     fn stop(&mut self, hurry: Option<&Receiver<()>>) -> Ended {
+        self.live.supervisor.stopping();
         self.live.listeners.close();
         self.lifecycle.send_replace(Lifecycle::Draining);
         let Some(workers) = self.workers.take() else { return Ended::Drained };
@@ -241,6 +254,11 @@ impl Drop for App {
     fn drop(&mut self) {
         self.stop(None);
     }
+}
+
+/// What the service manager shows beside the name of the service.
+fn serving(generation: u64) -> String {
+    format!("serving configuration {generation}")
 }
 
 /// Waits until no connection is open.

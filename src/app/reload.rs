@@ -10,7 +10,7 @@ use tokio::sync::{self, Notify};
 use super::build::{Base, Parts, build};
 use super::change::{Change, change};
 use super::listeners::{Closed, Listeners};
-use super::{StartError, admission};
+use super::{StartError, Supervisor, admission, serving};
 use crate::config::{self, Config, Contents, Loaded, Report, Servers, watch};
 use crate::gateway::Gateway;
 use crate::telemetry::LogLevel;
@@ -35,6 +35,8 @@ pub(super) struct Live {
     pub(super) failure: Mutex<Option<String>>,
     /// Whose turn it is to reload.
     pub(super) turn: Arc<sync::Mutex<()>>,
+    /// The service manager, if there is one.
+    pub(super) supervisor: Supervisor,
 }
 
 /// What made somebody read the file again.
@@ -89,6 +91,7 @@ impl Live {
     pub(super) async fn reload(self: Arc<Self>, cause: Cause) -> Result<Reloaded, NotReloaded> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let reload = tokio::task::spawn_blocking(move || {
+            self.supervisor.reloading();
             let outcome = self.read_and_swap();
             self.report(cause, &outcome);
             drop(turn);
@@ -172,6 +175,13 @@ impl Live {
                 Some(error.to_string())
             }
         };
+        let status = serving(self.parts.load().generation);
+        match outcome {
+            Ok(_) => self.supervisor.ready(&status),
+            // It has heard so already.
+            Err(NotReloaded::Stopping) => {}
+            Err(_) => self.supervisor.ready(&format!("{status}; what the file says now cannot be used, see the log")),
+        }
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 }

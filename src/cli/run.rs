@@ -9,19 +9,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::{Color, exit, load_and_note};
-use crate::app::{App, Ended, Options, StartError};
-use crate::config::{Config, Contents, ListenAddress, LogFormat};
-use crate::server::Descriptors;
+use crate::app::{App, Ended, Options, StartError, Supervisor};
+use crate::config::{Config, Contents, ListenAddress, Listener, LogFormat};
+use crate::server::{Descriptors, Inherited};
 use crate::telemetry;
 use crate::telemetry::access_log::Sink;
 
 /// Serves the configuration in `path`. Returns the exit code.
 pub fn run(path: &Path) -> u8 {
+    // First of all, as long as there is no other thread.
+    let passed = Inherited::take_all();
     let (config, contents) = match load_and_note(path) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match serve(config, contents) {
+    match serve(config, contents, passed) {
         Ok(Ended::Drained) => exit::FINE,
         Ok(Ended::Cut) => exit::NOT_DRAINED,
         Err(error) => {
@@ -34,7 +36,11 @@ pub fn run(path: &Path) -> u8 {
     }
 }
 
-fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error::Error>> {
+fn serve(
+    config: Config,
+    contents: Contents,
+    passed: Vec<io::Result<Inherited>>,
+) -> Result<Ended, Box<dyn std::error::Error>> {
     let log = telemetry::init(&config.log)?;
     let log_level = log.level.clone();
     let access_log = if config.log.access { Sink::Stdout(config.log.format) } else { Sink::Off };
@@ -45,7 +51,9 @@ fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error
     let heard = hear_signals(Arc::clone(&hangups))?;
     raise_descriptors(config.server.limits.connections);
     let watch = Some(contents);
-    let options = Options { access_log, log_level: Some(log_level), watch, hangups, ..Options::default() };
+    let (log_level, inherited) = (Some(log_level), usable(passed, &config.listeners));
+    let supervisor = Supervisor::from_environment(&|name| std::env::var(name).ok())?;
+    let options = Options { access_log, log_level, watch, hangups, inherited, supervisor, ..Options::default() };
     let app = App::start(config, options)?;
     if show_banner {
         io::stderr().write_all(banner(&app, Color::of_stderr()).as_bytes())?;
@@ -54,6 +62,25 @@ fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error
         tracing::info!(?listeners, admin = %app.admin(), "serving");
     }
     Ok(wait(app, &heard))
+}
+
+/// The sockets that can be used of those that were passed to the process. Whoever passed others
+/// expected something of it.
+fn usable(passed: Vec<io::Result<Inherited>>, listeners: &[Listener]) -> Vec<Inherited> {
+    let mut usable = Vec::new();
+    for socket in passed {
+        match socket {
+            Err(error) => tracing::warn!(%error, "a descriptor was passed that is of no use"),
+            Ok(inherited) => {
+                if !listeners.iter().any(|listener| inherited.is_meant_by(&listener.address)) {
+                    let address = inherited.socket.address().map_or_else(|_| "?".to_owned(), |at| at.to_string());
+                    tracing::warn!(%address, name = inherited.name, "a socket was passed that no [[listener]] asks for");
+                }
+                usable.push(inherited);
+            }
+        }
+    }
+    usable
 }
 
 /// Gets as many file descriptors as the process may have, and says so when they are too few.
@@ -132,7 +159,7 @@ fn banner(app: &App, color: Color) -> String {
     let listeners = app.listeners();
     let shown = |address: &ListenAddress| match address {
         ListenAddress::Tcp(address) => format!("http://{address}"),
-        ListenAddress::Unix(_) => address.to_string(),
+        ListenAddress::Unix(_) | ListenAddress::Inherited(_) => address.to_string(),
     };
     let mut lines = vec![
         String::new(),

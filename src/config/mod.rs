@@ -140,6 +140,8 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// `unix:PATH`; a socket of this machine.
     Unix(PathBuf),
+    /// `systemd:NAME`; a socket that the service manager has opened, wherever that is.
+    Inherited(String),
 }
 
 impl ListenAddress {
@@ -147,7 +149,7 @@ impl ListenAddress {
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Inherited(_) => None,
         }
     }
 }
@@ -164,6 +166,7 @@ impl std::fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Inherited(name) => write!(f, "systemd:{name}"),
         }
     }
 }

@@ -157,6 +157,19 @@ pub fn socket_path(path: &str, folder: &Path) -> Result<PathBuf, Invalid> {
     Ok(path)
 }
 
+/// Reads what systemd takes for the name of a descriptor (`FileDescriptorName=` in systemd.socket(5)).
+///
+/// # Errors
+/// When it is something else.
+pub fn descriptor_name(name: &str) -> Result<String, Invalid> {
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b':' || byte == b' ';
+    if name.is_empty() || name.len() > 255 || !name.bytes().all(fits) {
+        let help = "write what FileDescriptorName= of the socket's unit says, for instance \"systemd:web\"";
+        return Err(Invalid::new("not the name of a descriptor").help(help));
+    }
+    Ok(name.to_owned())
+}
+
 /// Reads `"10.0.0.0/8"`, or a single address.
 ///
 /// # Errors

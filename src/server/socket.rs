@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::ListenAddress;
@@ -49,7 +50,26 @@ impl ListeningSocket {
                 let file = SocketFile::at(path)?;
                 Ok(Self { kind: Kind::Unix(listener, path.clone()), file: Some(Arc::new(file)) })
             }
+            ListenAddress::Inherited(_) => {
+                Err(io::Error::new(io::ErrorKind::NotFound, "systemd has passed no socket of this name"))
+            }
         }
+    }
+
+    /// One that somebody else has bound. `None` if it does not listen.
+    pub(super) fn of_tcp(listener: std::net::TcpListener) -> Option<Self> {
+        listens(SockRef::from(&listener)).then(|| Self { kind: Kind::Tcp(listener), file: None })
+    }
+
+    /// The same. Its file is not ours to remove.
+    pub(super) fn of_unix(listener: unix::UnixListener) -> Option<Self> {
+        let address = listener.local_addr().ok()?;
+        let path = match (address.as_pathname(), address.as_abstract_name()) {
+            (Some(path), _) => path.to_owned(),
+            // As other programs write it.
+            (None, name) => format!("@{}", String::from_utf8_lossy(name.unwrap_or_default())).into(),
+        };
+        listens(SockRef::from(&listener)).then(|| Self { kind: Kind::Unix(listener, path), file: None })
     }
 
     /// Where it is, with the real port.
@@ -188,6 +208,10 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         of_either!(self, stream => stream.poll_shutdown(cx))
     }
+}
+
+fn listens(socket: SockRef<'_>) -> bool {
+    socket.is_listener().unwrap_or_default()
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -39,4 +39,6 @@ mod routing;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod unix_listeners;

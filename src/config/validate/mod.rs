@@ -186,9 +186,10 @@ fn listeners(root: &Section<'_>, trusted: &TrustedProxies, bound: &mut Vec<Bound
         section.require("address", "\"127.0.0.1:8080\"");
         let h2c = section.flag("h2c", false);
         let proxy_protocol = section.flag("proxy_protocol", false);
-        let parse = |text: &str| match text.strip_prefix("unix:") {
-            Some(path) => values::socket_path(path, section.reader.folder).map(ListenAddress::Unix),
-            None => values::address(text).map(ListenAddress::Tcp),
+        let parse = |text: &str| match text.split_once(':') {
+            Some(("unix", path)) => values::socket_path(path, section.reader.folder).map(ListenAddress::Unix),
+            Some(("systemd", name)) => values::descriptor_name(name).map(ListenAddress::Inherited),
+            _ => values::address(text).map(ListenAddress::Tcp),
         };
         let Some(address) = section.parsed("address", "an address to listen on", parse) else { continue };
         let (span, address) = (address.span(), address.into_inner());
@@ -206,6 +207,8 @@ fn somebody_is_believed(section: &Section<'_>, address: &ListenAddress, trusted:
     let (is_there, example) = match address {
         ListenAddress::Tcp(_) => (!trusted.networks.is_empty(), "10.0.0.0/8"),
         ListenAddress::Unix(_) => (trusted.unix, "unix:"),
+        // Of either kind.
+        ListenAddress::Inherited(_) => (!trusted.networks.is_empty() || trusted.unix, "10.0.0.0/8"),
     };
     if !is_there {
         let nobody = Diagnostic::error("nobody's PROXY header would be believed");
