@@ -44,8 +44,13 @@ pub fn routes(config: &Config) -> Value {
 }
 
 fn show_listener(listener: &Listener) -> Value {
-    let Listener { address, proxy_protocol, h2c } = listener;
-    json!({ "address": address.to_string(), "proxy_protocol": proxy_protocol, "h2c": h2c })
+    let Listener { address, connections, proxy_protocol, h2c } = listener;
+    json!({
+        "address": address.to_string(),
+        "connections": connections.unwrap_or(0),
+        "proxy_protocol": proxy_protocol,
+        "h2c": h2c,
+    })
 }
 
 fn show_server(server: &Server) -> Value {

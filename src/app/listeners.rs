@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::StartError;
 use crate::config::{self, ListenAddress};
-use crate::server::{Admission, Entrance, Inboxes, Inherited, Lifecycle, ListeningSocket};
+use crate::server::{Admission, Inboxes, Inherited, Lifecycle, ListeningSocket, Terms};
 use crate::telemetry::metrics::Metrics;
 
 /// Every listener that accepts connections.
@@ -124,8 +124,9 @@ impl Listeners {
             let (lifecycle, seen) = watch::channel(Lifecycle::Running);
             let _control = self.control.enter();
             let accepting = socket.try_clone().map_err(StartError::Thread)?;
-            let entrance = Entrance { proxy_protocol: written.proxy_protocol, h2c: written.h2c };
-            let accept = self.inboxes.accept(accepting, entrance, self.admission.subscribe(), &self.metrics, seen);
+            let config::Listener { connections: most, proxy_protocol, h2c, .. } = written;
+            let terms = Terms { most, proxy_protocol, h2c };
+            let accept = self.inboxes.accept(accepting, terms, self.admission.subscribe(), &self.metrics, seen);
             new.push((Listener { written, address, socket, lifecycle }, accept.map_err(StartError::Thread)?));
         }
         // Nothing can fail from here on.

@@ -40,7 +40,8 @@ pub static LIMITS: Shape = Shape {
     ],
 };
 /// `[[listener]]`.
-pub static LISTENER: Shape = Shape { place: "[[listener]]", keys: &["address", "proxy_protocol", "h2c", "tls"] };
+pub static LISTENER: Shape =
+    Shape { place: "[[listener]]", keys: &["address", "connections", "proxy_protocol", "h2c", "tls"] };
 /// `[admin]`.
 pub static ADMIN: Shape = Shape { place: "[admin]", keys: &["address"] };
 /// `[pool.NAME]`.
@@ -178,6 +179,8 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&LISTENER, "bind", "`address`"),
     (&LISTENER, "addr", "`address`"),
     (&LISTENER, "port", "`address`, an IP address with the port"),
+    (&LISTENER, "maxconn", "`connections`"),
+    (&LISTENER, "max_connections", "`connections`"),
     (&LISTENER, "host", "`address`, an IP address with the port"),
     (&ADMIN, "listen", "`address`"),
     (&ADMIN, "bind", "`address`"),

@@ -127,6 +127,8 @@ pub struct Limits {
 pub struct Listener {
     /// Where it is.
     pub address: ListenAddress,
+    /// Open connections of this listener. `None`: as many as there may be over all.
+    pub connections: Option<usize>,
     /// Every connection begins with a PROXY header, which tells whose it is.
     pub proxy_protocol: bool,
     /// Clients may speak HTTP/2 from the first byte on, without TLS.

@@ -19,4 +19,4 @@ pub use descriptors::Descriptors;
 pub use inherited::Inherited;
 pub use io::Patience;
 pub use socket::ListeningSocket;
-pub use worker::{Admission, Entrance, Inboxes, Workers};
+pub use worker::{Admission, Inboxes, Terms, Workers};

@@ -48,10 +48,12 @@ pub struct Admission {
     pub trusted: Arc<TrustedProxies>,
 }
 
-/// How connections of a listener begin.
+/// What holds for the connections of one listener.
 #[derive(Clone, Copy, Debug)]
-pub struct Entrance {
-    /// With a PROXY header, from a trusted proxy.
+pub struct Terms {
+    /// Open connections of this listener. `None`: as many as there may be over all.
+    pub most: Option<usize>,
+    /// They begin with a PROXY header, from a trusted proxy.
     pub proxy_protocol: bool,
     /// Clients may speak HTTP/2 from the first byte on, without TLS.
     pub h2c: bool,
@@ -69,7 +71,7 @@ struct Slot {
 struct Arrival {
     stream: Accepted,
     info: ConnInfo,
-    entrance: Entrance,
+    terms: Terms,
     /// Where it is counted when it does not begin as it has to.
     proxy_refused: Family<ListenerReason, Count>,
     /// The most connections there may be are already open: it only gets to hear so.
@@ -162,7 +164,7 @@ impl Inboxes {
     pub fn accept(
         &self,
         listener: ListeningSocket,
-        entrance: Entrance,
+        terms: Terms,
         admission: watch::Receiver<Admission>,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
@@ -185,12 +187,12 @@ impl Inboxes {
                     Ok((stream, peer)) => {
                         let info = ConnInfo { peer, local, listener: Arc::clone(&name) };
                         let admission = admission.borrow().clone();
-                        if entrance.proxy_protocol && !admission.trusted.contains(peer) {
+                        if terms.proxy_protocol && !admission.trusted.contains(peer) {
                             count_refusal(&proxy_refused, &info, "untrusted");
                             continue;
                         }
                         let (lifecycle, proxy_refused) = (lifecycle.clone(), proxy_refused.clone());
-                        let arrival = (stream, info, entrance, proxy_refused);
+                        let arrival = (stream, info, terms, proxy_refused);
                         hand_over(&slots, arrival, &admission, lifecycle, gauge.clone());
                     }
                     Err(error) => {
@@ -211,19 +213,21 @@ fn open(slots: &[Slot]) -> usize {
 /// Gives a connection to the worker with the fewest.
 fn hand_over(
     slots: &[Slot],
-    (stream, info, entrance, proxy_refused): (Accepted, ConnInfo, Entrance, Family<ListenerReason, Count>),
+    (stream, info, terms, proxy_refused): (Accepted, ConnInfo, Terms, Family<ListenerReason, Count>),
     admission: &Admission,
     lifecycle: watch::Receiver<Lifecycle>,
     gauge: Level,
 ) {
     let limits = admission.limits;
-    let overloaded = open(slots) >= admission.most;
+    // The gauge counts those of before a reload, too: they are open.
+    let full = terms.most.is_some_and(|most| usize::try_from(gauge.get()).unwrap_or_default() >= most);
+    let overloaded = full || open(slots) >= admission.most;
     let Some(slot) = slots.iter().min_by_key(|slot| slot.open.load(Ordering::Relaxed)) else { return };
     slot.open.fetch_add(1, Ordering::Relaxed);
     gauge.inc();
     let place = Place { open: Arc::clone(&slot.open), gauge };
     // A worker that is gone is one that stops: the connection closes with the message.
-    let arrival = Arrival { stream, info, entrance, proxy_refused, overloaded, limits, lifecycle, place };
+    let arrival = Arrival { stream, info, terms, proxy_refused, overloaded, limits, lifecycle, place };
     slot.inbox.send(arrival).unwrap_or_default();
 }
 
@@ -261,12 +265,12 @@ async fn run<S: Service>(
 }
 
 async fn begin<S: Service>(arrival: Arrival, service: Rc<S>) {
-    let Arrival { stream, mut info, entrance, proxy_refused, overloaded, limits, lifecycle, place } = arrival;
+    let Arrival { stream, mut info, terms, proxy_refused, overloaded, limits, lifecycle, place } = arrival;
     let mut stream = match stream.into_stream() {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was gone before it began"),
     };
-    if entrance.proxy_protocol {
+    if terms.proxy_protocol {
         let deadline = Instant::now() + if overloaded { FAREWELL } else { limits.handshake };
         // Apart, so that other connections do not take the room that reading it takes.
         let introduced = Box::pin(introduce(&mut stream, &mut info, deadline, lifecycle.clone())).await;
@@ -279,7 +283,7 @@ async fn begin<S: Service>(arrival: Arrival, service: Rc<S>) {
     }
     if overloaded {
         turn_away(stream, info, &*service).await;
-    } else if entrance.h2c {
+    } else if terms.h2c {
         Box::pin(serve_either(stream, info, service, limits, lifecycle)).await;
     } else {
         serve(stream, info, service, limits, lifecycle).await;

@@ -37,6 +37,8 @@ mod reload;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod slow_clients;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod systemd;

@@ -185,6 +185,7 @@ fn listeners(root: &Section<'_>, trusted: &TrustedProxies, bound: &mut Vec<Bound
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
         let h2c = section.flag("h2c", false);
+        let connections = Some(section.count("connections", 0, 0..=10_000_000)).filter(|most| *most > 0);
         let proxy_protocol = section.flag("proxy_protocol", false);
         let parse = |text: &str| match text.split_once(':') {
             Some(("unix", path)) => values::socket_path(path, section.reader.folder).map(ListenAddress::Unix),
@@ -197,7 +198,7 @@ fn listeners(root: &Section<'_>, trusted: &TrustedProxies, bound: &mut Vec<Bound
             somebody_is_believed(&section, &address, trusted);
         }
         bound.push(Bound { address: address.clone(), span, what: "a listener".to_owned() });
-        listeners.push(Listener { address, proxy_protocol, h2c });
+        listeners.push(Listener { address, connections, proxy_protocol, h2c });
     }
     listeners
 }

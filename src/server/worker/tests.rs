@@ -13,7 +13,7 @@ use crate::server::body::RequestBody;
 use crate::server::framing::HeadLimits;
 use crate::server::io::Patience;
 
-const PLAIN: Entrance = Entrance { proxy_protocol: false, h2c: false };
+const PLAIN: Terms = Terms { most: None, proxy_protocol: false, h2c: false };
 const LONG: Duration = Duration::from_secs(60);
 
 /// Answers with the name of its thread; what it does before is in the path.
