@@ -15,6 +15,10 @@ mod peer;
 
 pub use peer::{Peer, TrustedProxies, X_FORWARDED_FOR, client_addr};
 
+mod transport;
+
+pub use transport::{HostNames, TlsSession, Transport, Zone};
+
 /// What is known of a client's connection before its first request.
 #[derive(Clone, Debug)]
 pub struct ConnInfo {
@@ -24,6 +28,8 @@ pub struct ConnInfo {
     pub local: Option<SocketAddr>,
     /// The listener, for metrics: its address as it was bound.
     pub listener: Arc<str>,
+    /// What the bytes of the connection travel in.
+    pub transport: Transport,
 }
 
 /// Why a body ended before its end.
@@ -123,7 +129,10 @@ pub const HOP_BY_HOP: [HeaderName; 9] = [
 pub fn is_ours(name: &HeaderName) -> bool {
     let text = name.as_str();
     // Nearly every header ends here: the names below begin with one of these letters.
-    if !matches!(text.as_bytes().first().copied().map(collapse), Some(b'c' | b'f' | b'k' | b'p' | b't' | b'u' | b'x')) {
+    if !matches!(
+        text.as_bytes().first().copied().map(collapse),
+        Some(b'c' | b'f' | b'k' | b'p' | b's' | b't' | b'u' | b'x')
+    ) {
         return false;
     }
     // The spelling `Transfer_Encoding` is one that proxies pass and CGI servers fold.
@@ -134,7 +143,9 @@ pub fn is_ours(name: &HeaderName) -> bool {
 
 /// Names that only the gateway sets, or that make a backend see another request than was decided on.
 /// Whoever sends the request frames it anew, so that no true `Content-Length` is lost here.
-const OURS: [&str; 11] = [
+const OURS: [&str; 14] = [
+    "client-cert",
+    "client-cert-chain",
     "content-length",
     "forwarded",
     "proxy",
@@ -145,10 +156,13 @@ const OURS: [&str; 11] = [
     "x-method-override",
     "x-real-ip",
     "x-request-id",
+    "x-client-cert",
     "x-client-ip",
 ];
 
-const OUR_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-"];
+// `X-SSL-…` and `SSL-…` are how others pass on what a client's certificate says.
+const OUR_PREFIXES: [&str; 6] =
+    ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-", "x-ssl-client-", "ssl-client-"];
 
 /// How a lenient backend reads a byte of a header's name.
 const fn collapse(byte: u8) -> u8 {

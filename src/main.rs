@@ -63,7 +63,7 @@ Exit codes:
   1   anything that is not below
   2   wrong usage
   3   the configuration cannot be used
-  4   an address cannot be bound
+  4   an address cannot be bound, or certificates and keys for TLS cannot be loaded
   5   a required store cannot be reached
   10  the time to drain was over before every request was finished";
 

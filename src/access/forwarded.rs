@@ -9,9 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::http::{Peer, X_FORWARDED_FOR, first};
+use crate::http::{Peer, Transport, X_FORWARDED_FOR, first};
 use crate::telemetry::trace::{RequestId, TraceContext};
 
+/// RFC 9440 §2.2.
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -29,14 +31,16 @@ pub struct Hop {
     /// Not of a peer without an address.
     peer: Option<HeaderValue>,
     port: Option<HeaderValue>,
+    proto: &'static str,
+    client_certificate: Option<HeaderValue>,
     forwarded_for: String,
     /// `Forwarded` for the host that was asked for last: clients rarely ask for two.
     forwarded: RefCell<Option<(HeaderValue, HeaderValue)>>,
 }
 
 impl Hop {
-    /// From the two ends of a connection.
-    pub fn new(peer: Peer, local: Option<SocketAddr>) -> Self {
+    /// From the two ends of a connection, and what is between them.
+    pub fn new(peer: Peer, local: Option<SocketAddr>, transport: &Transport) -> Self {
         let forwarded_for = match peer {
             Peer::Ip(IpAddr::V4(ip)) => format!("for={ip}"),
             // RFC 7239 §6: IPv6 is bracketed and quoted.
@@ -44,13 +48,19 @@ impl Hop {
             // §6.2.
             Peer::Unix | Peer::Unknown => "for=unknown".to_owned(),
         };
-        let port = local.map(|local| HeaderValue::from(local.port()));
-        Self { peer: ip_value(peer), port, forwarded_for, forwarded: RefCell::default() }
+        Self {
+            peer: ip_value(peer),
+            port: local.map(|local| HeaderValue::from(local.port())),
+            proto: if transport.tls().is_some() { "https" } else { "http" },
+            client_certificate: transport.tls().and_then(|session| session.client_certificate.clone()),
+            forwarded_for,
+            forwarded: RefCell::default(),
+        }
     }
 
     /// `for=…;host=…;proto=…`.
     fn forwarded(&self, host: Option<&HeaderValue>) -> HeaderValue {
-        let Some(host) = host else { return text_value(&format!("{};proto=http", self.forwarded_for)) };
+        let Some(host) = host else { return text_value(&format!("{};proto={}", self.forwarded_for, self.proto)) };
         let mut memo = self.forwarded.borrow_mut();
         if let Some((known, value)) = &*memo
             && known == host
@@ -59,7 +69,7 @@ impl Hop {
         }
         // The effective host has only characters that may stand in a quoted string.
         let host_text = host.to_str().unwrap_or_default();
-        let value = text_value(&format!("{};host=\"{host_text}\";proto=http", self.forwarded_for));
+        let value = text_value(&format!("{};host=\"{host_text}\";proto={}", self.forwarded_for, self.proto));
         // A copy: the value that came in keeps the whole buffer alive that it was read into.
         *memo = Some((text_value(host_text), value.clone()));
         value
@@ -121,11 +131,12 @@ impl Forwarded<'_> {
             None => said.addresses,
         };
         set(headers, X_FORWARDED_FOR, addresses);
-        headers.insert(X_FORWARDED_PROTO, said.proto.unwrap_or(HeaderValue::from_static("http")));
+        headers.insert(X_FORWARDED_PROTO, said.proto.unwrap_or(HeaderValue::from_static(self.hop.proto)));
         set(headers, X_FORWARDED_HOST, said.host.or_else(|| self.host.cloned()));
         set(headers, X_FORWARDED_PORT, said.port.or_else(|| self.hop.port.clone()));
         headers.insert(FORWARDED, appended(said.forwarded, &forwarded));
         set(headers, X_REAL_IP, client);
+        set(headers, CLIENT_CERT, self.hop.client_certificate.clone());
         headers.insert(X_REQUEST_ID, self.request_id.header_value());
         headers.insert(TRACEPARENT, self.trace.child().header_value());
         set(headers, TRACESTATE, said.tracestate);
@@ -174,7 +185,7 @@ mod tests {
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     fn hop(peer: &str, local: &str) -> Hop {
-        Hop::new(peer.parse::<IpAddr>().unwrap().into(), Some(local.parse().unwrap()))
+        Hop::new(peer.parse::<IpAddr>().unwrap().into(), Some(local.parse().unwrap()), &Transport::Plain)
     }
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -274,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_peer_without_an_address_is_unknown_and_no_word_stands_for_its_address() {
-        let hop = Hop::new(Peer::Unix, None);
+        let hop = Hop::new(Peer::Unix, None, &Transport::Plain);
         let stranger = said_over(&hop, false, Peer::Unix, &[("x-forwarded-for", "1.1.1.1"), ("x-real-ip", "1.1.1.1")]);
         assert_eq!(text(&stranger, "forwarded"), "for=unknown;host=\"app.example:8080\";proto=http");
         for absent in ["x-forwarded-for", "x-forwarded-port", "x-real-ip"] {

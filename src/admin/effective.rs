@@ -4,15 +4,17 @@
 //! Each part is taken apart by name and without `..`, so that a key that is added cannot be
 //! forgotten here, nor a secret be shown because nobody thought of it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Cors, Embedded, Endpoint, Flow, HeaderEdits,
-    Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route,
-    Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
+    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, ClientAuth, ClientCa, Config, Cors, Embedded,
+    Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log,
+    LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion, TokenUse, Upstream,
+    UpstreamTls,
 };
 use crate::http::TrustedProxies;
 
@@ -43,16 +45,6 @@ pub fn routes(config: &Config) -> Value {
     config.routes.iter().map(|route| show_route(route)).collect()
 }
 
-fn show_listener(listener: &Listener) -> Value {
-    let Listener { address, connections, proxy_protocol, h2c } = listener;
-    json!({
-        "address": address.to_string(),
-        "connections": connections.unwrap_or(0),
-        "proxy_protocol": proxy_protocol,
-        "h2c": h2c,
-    })
-}
-
 fn show_server(server: &Server) -> Value {
     let Server { workers, drain, trusted_proxies, limits } = server;
     let Limits { connections, handshake, request_head, idle, head_size, headers, body, body_stall, h2_streams } =
@@ -78,6 +70,40 @@ fn show_server(server: &Server) -> Value {
 fn show_trusted(trusted: &TrustedProxies) -> Vec<String> {
     let TrustedProxies { networks, unix } = trusted;
     networks.iter().map(ToString::to_string).chain(unix.then(|| "unix:".to_owned())).collect()
+}
+
+fn show_listener(listener: &Listener) -> Value {
+    let Listener { address, connections, proxy_protocol, h2c, tls, redirect_http_from } = listener;
+    json!({
+        "address": address.to_string(),
+        "connections": connections.unwrap_or(0),
+        "proxy_protocol": proxy_protocol,
+        "h2c": h2c,
+        "tls": tls.as_ref().map(|tls| show_tls(tls, *redirect_http_from)),
+    })
+}
+
+fn show_tls(tls: &Tls, redirect_http_from: Option<SocketAddr>) -> Value {
+    let Tls { certificates, client_auth, min_version } = tls;
+    json!({
+        "certificates": certificates.iter().map(show_certificate).collect::<Vec<_>>(),
+        "client_ca": client_auth.authorities().map(|ClientCa { path, place: _ }| path),
+        "client_auth": match client_auth {
+            ClientAuth::Off => "off",
+            ClientAuth::Optional(_) => "optional",
+            ClientAuth::Required(_) => "required",
+        },
+        "min_version": match min_version {
+            TlsVersion::V1_2 => "1.2",
+            TlsVersion::V1_3 => "1.3",
+        },
+        "redirect_http_from": redirect_http_from,
+    })
+}
+
+fn show_certificate(files: &CertificateFiles) -> Value {
+    let CertificateFiles { chain, key, place: _ } = files;
+    json!({ "chain": chain, "key": key })
 }
 
 fn show_pool(pool: &Pool) -> Value {
@@ -170,10 +196,9 @@ fn show_upstream(upstream: &Upstream) -> Value {
 
 fn show_upstream_tls(tls: &UpstreamTls) -> Value {
     let UpstreamTls { ca, client, server_name, danger_accept_invalid } = tls;
-    let pair = |CertificateFiles { chain, key }: &CertificateFiles| json!({ "chain": chain, "key": key });
     json!({
         "ca": ca,
-        "client": client.as_ref().map(pair),
+        "client": client.as_ref().map(show_certificate),
         "server_name": server_name,
         "danger_accept_invalid": danger_accept_invalid,
     })
@@ -325,13 +350,12 @@ fn duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
     use std::sync::Arc;
 
     use super::*;
     use http::header::{self, HeaderValue};
 
-    use crate::config::{Endpoint, LimitBy, PoolId, Rewrite};
+    use crate::config::{Endpoint, LimitBy, Place, PoolId, Rewrite};
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -400,6 +424,10 @@ mod tests {
             keep_encoded_slashes: false,
             line: 12,
         };
+        let ca = ClientCa { path: "tls/clients.pem".into(), place: Place::default() };
+        let site = CertificateFiles { chain: "site.pem".into(), key: "site.key".into(), place: Place::default() };
+        let tls =
+            Tls { certificates: vec![site], client_auth: ClientAuth::Required(ca), min_version: TlsVersion::V1_3 };
         let limits = Limits {
             connections: 20_000,
             handshake: seconds(10),
@@ -411,14 +439,19 @@ mod tests {
             body_stall: seconds(60),
             h2_streams: 128,
         };
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080)).into();
+        let listener = Listener {
+            address,
+            connections: None,
+            proxy_protocol: true,
+            h2c: false,
+            tls: Some(tls),
+            redirect_http_from: None,
+        };
         Config {
             source: "config/portcullis.toml".into(),
             server: Server { workers: 2, drain: seconds(30), trusted_proxies: TrustedProxies::default(), limits },
-            listeners: vec![Listener {
-                address: SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
-                proxy_protocol: true,
-                h2c: true,
-            }],
+            listeners: vec![listener],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],
             upstreams: vec![Arc::new(upstream)],
@@ -445,6 +478,13 @@ mod tests {
         let shown = config(&example(), 3);
         assert_eq!(shown["generation"], 3);
         assert_eq!(shown["server"]["limits"]["idle"], "75s");
+        assert_eq!(
+            shown["listener"][0]["tls"],
+            json!({
+                "certificates": [{ "chain": "site.pem", "key": "site.key" }], "client_ca": "tls/clients.pem",
+                "client_auth": "required", "min_version": "1.3", "redirect_http_from": null,
+            })
+        );
         assert_eq!(shown["pool"]["main"]["keys"]["stale"], "24h");
         assert_eq!(shown["pool"]["main"]["id"], "eu-west-1_AbC123xyz");
         let heavy = json!({ "url": "http://127.0.0.1:3001", "weight": 3 });

@@ -25,6 +25,7 @@ use crate::gateway::route::Routes;
 use crate::gateway::{Decisions, Gateway, Route};
 use crate::limit::Limiter;
 use crate::outbound;
+use crate::server::tls::Tls;
 use crate::store::Memory;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::token::Verifier;
@@ -65,6 +66,8 @@ pub(super) struct Parts {
     /// The configuration in force, with the real addresses of embedded pools.
     pub(super) config: Arc<Config>,
     pub(super) key_sets: Vec<(Arc<config::Pool>, KeySet)>,
+    /// Of the listeners.
+    pub(super) tls: Arc<Tls>,
     pub(super) embedded: Vec<Arc<Embedded>>,
     /// What requests see.
     pub(super) gateway: Arc<Gateway>,
@@ -130,8 +133,13 @@ impl Parts {
 }
 
 /// Builds everything that is not in `before`. Embedded pools are started first: their addresses are
-/// part of the others' configuration.
-pub(super) fn build(base: &Base, mut config: Config, before: Option<&Parts>) -> Result<Parts, StartError> {
+/// part of the others' configuration. `tls` is that of its listeners.
+pub(super) fn build(
+    base: &Base,
+    mut config: Config,
+    tls: Arc<Tls>,
+    before: Option<&Parts>,
+) -> Result<Parts, StartError> {
     let embedded = start_embedded(base, &mut config, before)?;
     let metrics = &base.metrics;
     let key_sets: Vec<_> = config.pools.iter().map(|pool| (Arc::clone(pool), key_set(base, pool, before))).collect();
@@ -188,6 +196,7 @@ pub(super) fn build(base: &Base, mut config: Config, before: Option<&Parts>) -> 
         since: base.clock.now(),
         config: Arc::new(config),
         key_sets,
+        tls,
         embedded,
         gateway: Arc::new(gateway),
         upstreams,

@@ -19,10 +19,11 @@ use tokio::runtime;
 use tokio::sync::{self, Notify, oneshot, watch};
 
 use crate::admin::Admin;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Config, Contents, ListenAddress};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
+use crate::server::tls::{self, Tls};
 use crate::server::{Admission, ConnectionLimits, Inherited, Lifecycle, Patience, Workers};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
@@ -84,6 +85,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Certificates, keys or authorities of listeners are no good.
+    #[error("{}", list(.0))]
+    Tls(Vec<tls::Error>),
     /// The embedded pool did not start.
     #[cfg(feature = "devpool")]
     #[error("the embedded user pool `{name}` did not start")]
@@ -142,7 +146,10 @@ impl App {
         let metrics = Arc::new(Metrics::new());
 
         // Everything that can be taken by another process is asked for first.
-        let bound = Bound::all(&config.listeners, &inherited)?;
+        let tls = Tls::prepare(&config.listeners, None, clock.now()).map_err(StartError::Tls)?;
+        let tls = Arc::clone(tls.tls());
+        warn_of_expired(&tls, clock.now());
+        let bound = Bound::all(&config.listeners, &tls, &inherited)?;
         let address = config.admin.address;
         let admin = Admin::bind(address).map_err(|source| StartError::Bind {
             what: "admin".into(),
@@ -154,7 +161,7 @@ impl App {
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;
         let (lifecycle, lifecycle_seen) = watch::channel(Lifecycle::Running);
         let base = Base::new(clock.clone(), Arc::clone(&metrics), control.handle.clone())?;
-        let parts = build::build(&base, config, None)?;
+        let parts = build::build(&base, config, tls, None)?;
         metrics.config_generation.set(parts.generation.cast_signed());
         let config = Arc::clone(&parts.config);
         let snapshot = Arc::new(ArcSwap::new(Arc::clone(&parts.gateway)));
@@ -186,6 +193,7 @@ impl App {
         });
         control.handle.spawn(live.supervisor.watchdog());
         control.handle.spawn(Arc::clone(&live).follow(hangups, watch.is_some()));
+        control.handle.spawn(Arc::clone(&live).watch_certificates());
         let admin_address = admin.address();
         let views = views::views(&live, lifecycle_seen);
         control.handle.spawn(async move {
@@ -205,6 +213,11 @@ impl App {
     /// Where clients connect, in the order of the configuration, with real ports.
     pub fn listeners(&self) -> Vec<ListenAddress> {
         self.live.listeners.addresses()
+    }
+
+    /// Where clients are sent to `https`, in the order of the configuration, with real ports.
+    pub fn redirects(&self) -> Vec<SocketAddr> {
+        self.live.listeners.redirects()
     }
 
     /// Where the operator connects.
@@ -282,12 +295,24 @@ fn wait_for_drain(workers: &Workers, drain: Duration, hurry: &Receiver<()>) -> E
     Ended::Drained
 }
 
+/// Says which certificates are of no use any more, and served all the same.
+fn warn_of_expired(tls: &Tls, now: Timestamp) {
+    for expired in tls.expired(now) {
+        tracing::warn!(error = %expired, "clients will not like this");
+    }
+}
+
+/// Errors, one after the other.
+fn list(errors: &[tls::Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 fn admission(server: &config::Server) -> Admission {
     let limits = &server.limits;
     let head = HeadLimits { bytes: limits.head_size, lines: limits.headers };
     let patience = Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall };
     let most = limits.connections;
-    let limits = ConnectionLimits { head, handshake: limits.handshake, patience, h2_streams: limits.h2_streams };
+    let limits = ConnectionLimits { head, patience, handshake: limits.handshake, h2_streams: limits.h2_streams };
     Admission { most, limits, trusted: Arc::new(server.trusted_proxies.clone()) }
 }
 

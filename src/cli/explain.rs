@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Access, Config, HeaderEdits, Pool, Route, Rule, Servers};
 use crate::gateway::host::effective_host;
 use crate::gateway::route::{Miss, Routes};
+use crate::http::Transport;
 use crate::outbound;
 use crate::path::normalize;
 use crate::problem::{Code, Problem};
@@ -300,7 +301,12 @@ fn upstream(
     };
     let local = config.listeners.iter().find_map(|listener| listener.address.tcp());
     let client = IpAddr::from(Ipv4Addr::LOCALHOST).into();
-    let hop = Hop::new(client, local);
+    let transport = if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
+        Transport::Tls(Arc::default())
+    } else {
+        Transport::Plain
+    };
+    let hop = Hop::new(client, local, &transport);
     let host = effective_host(request.uri(), request.headers())?.value;
     let before: Vec<HeaderName> = request.headers().keys().cloned().collect();
     let forwarded = Forwarded {

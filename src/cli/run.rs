@@ -29,7 +29,7 @@ pub fn run(path: &Path) -> u8 {
         Err(error) => {
             super::print_error(&*error);
             match error.downcast_ref() {
-                Some(StartError::Bind { .. } | StartError::Upstream { .. }) => exit::BIND,
+                Some(StartError::Bind { .. } | StartError::Tls(_) | StartError::Upstream { .. }) => exit::BIND,
                 _ => exit::OTHER,
             }
         }
@@ -156,16 +156,21 @@ async fn listen(
 fn banner(app: &App, color: Color) -> String {
     let config = app.config();
     let bold = |text: &str| color.bold(text);
+    let scheme = |at: usize| match config.listeners.get(at).and_then(|listener| listener.tls.as_ref()) {
+        Some(_) => "https",
+        None => "http",
+    };
     let listeners = app.listeners();
-    let shown = |address: &ListenAddress| match address {
-        ListenAddress::Tcp(address) => format!("http://{address}"),
+    let shown = |(at, address): (usize, &ListenAddress)| match address {
+        ListenAddress::Tcp(address) => format!("{}://{address}", scheme(at)),
         ListenAddress::Unix(_) | ListenAddress::Inherited(_) => address.to_string(),
     };
+    let listening: Vec<_> = listeners.iter().enumerate().map(shown).collect();
     let mut lines = vec![
         String::new(),
         format!("  {} {}", bold("Portcullis"), env!("CARGO_PKG_VERSION")),
         String::new(),
-        format!("  listening   {}", listeners.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        format!("  listening   {}", listening.join(", ")),
         format!("  admin       http://{}  (/ready /metrics /routes /keys /outbox)", app.admin()),
     ];
     for pool in &config.pools {
@@ -175,8 +180,14 @@ fn banner(app: &App, color: Color) -> String {
         };
         lines.push(format!("  pool {:<6} {}, {place}", pool.name, pool.id));
     }
-    let by_tcp = listeners.iter().find_map(|address| address.tcp().map(|address| address.to_string()));
-    let entry = by_tcp.or_else(|| listeners.first().map(through_socket)).unwrap_or_default();
+    // curl takes an address without a scheme for plain HTTP.
+    let by_tcp = listeners.iter().position(|address| address.tcp().is_some());
+    let entry = match (by_tcp, listeners.first()) {
+        (Some(at), _) => listening.get(at).map(|entry| entry.strip_prefix("http://").unwrap_or(entry).to_owned()),
+        (None, Some(socket)) => Some(through_socket(socket, scheme(0))),
+        (None, None) => None,
+    };
+    let entry = entry.unwrap_or_default();
     let seeded =
         config.pools.iter().filter_map(|pool| pool.embedded.as_ref()).flat_map(|embedded| &embedded.users).next();
     if let (Some(user), Some(auth)) = (seeded, &config.auth) {
@@ -201,7 +212,7 @@ fn banner(app: &App, color: Color) -> String {
 }
 
 /// What curl needs in place of an address to reach a unix socket.
-fn through_socket(address: &ListenAddress) -> String {
+fn through_socket(address: &ListenAddress, scheme: &str) -> String {
     let path = address.to_string();
-    format!("--unix-socket '{}' http://localhost", path.trim_start_matches("unix:"))
+    format!("--unix-socket '{}' {scheme}://localhost", path.trim_start_matches("unix:"))
 }

@@ -42,6 +42,13 @@ pub static LIMITS: Shape = Shape {
 /// `[[listener]]`.
 pub static LISTENER: Shape =
     Shape { place: "[[listener]]", keys: &["address", "connections", "proxy_protocol", "h2c", "tls"] };
+/// `[listener.tls]`.
+pub static TLS: Shape = Shape {
+    place: "[listener.tls]",
+    keys: &["certificates", "client_ca", "client_auth", "min_version", "redirect_http_from"],
+};
+/// One of `certificates` there, and `client` in [upstream.NAME.tls].
+pub static CERTIFICATE: Shape = Shape { place: "a certificate", keys: &["chain", "key"] };
 /// `[admin]`.
 pub static ADMIN: Shape = Shape { place: "[admin]", keys: &["address"] };
 /// `[pool.NAME]`.
@@ -93,8 +100,6 @@ pub static ENDPOINT: Shape = Shape { place: "a server", keys: &["url", "weight"]
 /// `[upstream.NAME.tls]`.
 pub static UPSTREAM_TLS: Shape =
     Shape { place: "[upstream.NAME.tls]", keys: &["ca", "client", "server_name", "danger_accept_invalid"] };
-/// `client` there.
-pub static CLIENT_CERTIFICATE: Shape = Shape { place: "`client`", keys: &["chain", "key"] };
 /// `[upstream.NAME.health]`.
 pub static HEALTH: Shape = Shape { place: "[upstream.NAME.health]", keys: &["path", "every", "timeout", "up", "down"] };
 /// `[[route]]`.
@@ -182,6 +187,25 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&LISTENER, "maxconn", "`connections`"),
     (&LISTENER, "max_connections", "`connections`"),
     (&LISTENER, "host", "`address`, an IP address with the port"),
+    (&TLS, "certificate", "`certificates`, a list of { chain, key }"),
+    (&TLS, "certs", "`certificates`, a list of { chain, key }"),
+    (&TLS, "cert", "`certificates`, a list of { chain, key }"),
+    (&TLS, "ssl_certificate", "`certificates`, a list of { chain, key }"),
+    (&TLS, "chain", "`certificates`, a list of { chain, key }"),
+    (&TLS, "key", "`certificates`, a list of { chain, key }"),
+    (&TLS, "ca", "`client_ca`"),
+    (&TLS, "ssl_client_certificate", "`client_ca`"),
+    (&TLS, "ssl_verify_client", "`client_auth`"),
+    (&TLS, "verify_client", "`client_auth`"),
+    (&TLS, "min_tls_version", "`min_version`"),
+    (&TLS, "versions", "`min_version`"),
+    (&TLS, "ssl_protocols", "`min_version`"),
+    (&TLS, "redirect", "`redirect_http_from`"),
+    (&CERTIFICATE, "cert", "`chain`"),
+    (&CERTIFICATE, "certificate", "`chain`"),
+    (&CERTIFICATE, "fullchain", "`chain`"),
+    (&CERTIFICATE, "private_key", "`key`"),
+    (&CERTIFICATE, "privkey", "`key`"),
     (&ADMIN, "listen", "`address`"),
     (&ADMIN, "bind", "`address`"),
     (&ADMIN, "port", "`address`, an IP address with the port"),
@@ -225,8 +249,6 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&UPSTREAM_TLS, "sni", "`server_name`"),
     (&UPSTREAM_TLS, "insecure", "`danger_accept_invalid`"),
     (&UPSTREAM_TLS, "insecure_skip_verify", "`danger_accept_invalid`"),
-    (&CLIENT_CERTIFICATE, "cert", "`chain`"),
-    (&CLIENT_CERTIFICATE, "certificate", "`chain`"),
     (&HEALTH, "interval", "`every`"),
     (&HEALTH, "url", "`path`"),
     (&HEALTH, "rise", "`up`"),
@@ -315,7 +337,6 @@ use Refused::{All, AllBut, Starting};
 const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "session", All, "[session]"),
     unavailable(&ROOT, "trace", All, "[trace]"),
-    unavailable(&LISTENER, "tls", All, "[listener.tls]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
     unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),

@@ -104,7 +104,7 @@ pub struct Server {
 pub struct Limits {
     /// Open client connections, over all listeners.
     pub connections: usize,
-    /// What comes before the first byte of a client's own.
+    /// What comes before the first byte of a client's own: a PROXY header and a TLS handshake together.
     pub handshake: Duration,
     /// From the first byte of a request to the end of its head.
     pub request_head: Duration,
@@ -131,8 +131,12 @@ pub struct Listener {
     pub connections: Option<usize>,
     /// Every connection begins with a PROXY header, which tells whose it is.
     pub proxy_protocol: bool,
-    /// Clients may speak HTTP/2 from the first byte on, without TLS.
+    /// Clients may speak HTTP/2 from the first byte on, without TLS. With TLS, ALPN tells.
     pub h2c: bool,
+    /// `[listener.tls]`; absent: plaintext.
+    pub tls: Option<Tls>,
+    /// A plaintext address that answers everything with a redirect here. Port 0 takes any free port.
+    pub redirect_http_from: Option<SocketAddr>,
 }
 
 /// Where a listener is.
@@ -172,6 +176,68 @@ impl std::fmt::Display for ListenAddress {
         }
     }
 }
+
+/// `[listener.tls]`: how the listener speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// At least one; the first is also for names that none is for.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuth,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// Whether a listener asks clients for certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// It does not ask.
+    Off,
+    /// It asks; one that is shown must be good.
+    Optional(ClientCa),
+    /// Without a good one there is no connection.
+    Required(ClientCa),
+}
+
+impl ClientAuth {
+    /// Who vouches for clients, where that matters.
+    pub fn authorities(&self) -> Option<&ClientCa> {
+        match self {
+            Self::Off => None,
+            Self::Optional(ca) | Self::Required(ca) => Some(ca),
+        }
+    }
+}
+
+/// `client_ca`: a PEM file of authorities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCa {
+    /// The file.
+    pub path: PathBuf,
+    /// Where it stands in the file.
+    pub place: Place,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
+}
+
+/// Where in the file something stands. Any two are equal: a line that moves changes no meaning.
+#[derive(Clone, Debug, Default)]
+pub struct Place(pub diagnostic::Span);
+
+impl PartialEq for Place {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Place {}
 
 /// `[admin]`: the operator's listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -436,6 +502,8 @@ pub struct CertificateFiles {
     pub chain: PathBuf,
     /// PEM file of the private key.
     pub key: PathBuf,
+    /// Where they stand in the file.
+    pub place: Place,
 }
 
 /// Which server of an upstream takes the next request.

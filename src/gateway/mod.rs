@@ -6,6 +6,7 @@
 mod deadline;
 pub mod host;
 mod panic;
+mod redirect;
 pub mod route;
 
 use std::cell::RefCell;
@@ -28,7 +29,7 @@ use crate::auth::cors::Crossing;
 use crate::auth::{Auth, check};
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
-use crate::http::{Body, ConnInfo, Peer, client_addr, first};
+use crate::http::{Body, ConnInfo, Peer, Transport, client_addr, first};
 use crate::limit::{Key, Limiter};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
@@ -239,6 +240,7 @@ impl Worker {
     /// Answers a request; cannot fail.
     async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<RecordedBody<Body>> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &request);
+        record.tls = client.info.transport.tls().map(|session| session.version);
         let gateway = Arc::clone(self.snapshot.borrow_mut().load());
         let answer = {
             let answer = pin!(self.respond(&gateway, &client, request, &mut record));
@@ -273,6 +275,12 @@ impl Worker {
             return Err(Problem { close: true, allow, ..refused });
         }
         let host = effective_host(request.uri(), head)?;
+        match &client.info.transport {
+            Transport::Plain => {}
+            Transport::Tls(session) if session.zone.load().contains(&host.name) => {}
+            Transport::Tls(_) => return Err(Problem::from(Code::Misdirected).because("tls_zone")),
+            Transport::Redirect(port) => return redirect::to_https(&host, *port, request.uri(), record.request_id),
+        }
         let path = path::normalize(request.uri().path())?;
 
         if let Some(auth) = &gateway.auth
@@ -354,7 +362,7 @@ impl Service for Worker {
     type Body = RecordedBody<Body>;
 
     fn connected(&self, info: ConnInfo) -> Client {
-        Client { hop: Hop::new(info.peer, info.local), info }
+        Client { hop: Hop::new(info.peer, info.local, &info.transport), info }
     }
 
     fn call(
@@ -371,12 +379,14 @@ impl Service for Worker {
         *nothing.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &nothing);
         record.path = Path::default();
+        record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
         record.answer(response)
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, request);
+        record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
         record.answer(response)
     }

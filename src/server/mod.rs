@@ -3,6 +3,7 @@
 mod body;
 mod connection;
 mod descriptors;
+mod entrance;
 pub mod framing;
 pub(crate) mod http2;
 mod inherited;
@@ -11,11 +12,13 @@ mod preface;
 mod proxied;
 pub mod proxy_protocol;
 mod socket;
+pub mod tls;
 mod worker;
 
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use descriptors::Descriptors;
+pub use entrance::Entrance;
 pub use inherited::Inherited;
 pub use io::Patience;
 pub use socket::ListeningSocket;

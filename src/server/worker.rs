@@ -1,7 +1,7 @@
 //! The data plane: threads that each keep their connections for life.
 //!
 //! One accept loop per listener hands a new connection to the worker with the fewest. From then on
-//! everything about it (HTTP, upstream connections, buffers) stays on that thread, so nothing there
+//! everything about it (TLS, HTTP, upstream connections, buffers) stays on that thread, so nothing there
 //! needs a lock or a wake-up from another core.
 
 use std::io;
@@ -16,13 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::connection::{ConnectionLimits, LINGER, Lifecycle, Service, send_last, serve};
-use super::framing::Refusal;
-use super::http2;
-use super::preface::{Opening, opening};
+use super::connection::{ConnectionLimits, Lifecycle, Service};
+use super::entrance::{Entrance, FAREWELL, enter, turn_away};
 use super::proxied::introduce;
-use super::socket::{Accepted, ListeningSocket, Stream};
-use crate::http::{ConnInfo, TrustedProxies};
+use super::socket::{Accepted, ListeningSocket};
+use crate::http::{ConnInfo, Transport, TrustedProxies};
 use crate::telemetry::metrics::{Count, Level, Listener, ListenerReason, Metrics};
 
 /// The threads that serve connections.
@@ -55,8 +53,6 @@ pub struct Terms {
     pub most: Option<usize>,
     /// They begin with a PROXY header, from a trusted proxy.
     pub proxy_protocol: bool,
-    /// Clients may speak HTTP/2 from the first byte on, without TLS.
-    pub h2c: bool,
 }
 
 /// A worker, seen from the accept loops.
@@ -71,9 +67,9 @@ struct Slot {
 struct Arrival {
     stream: Accepted,
     info: ConnInfo,
-    terms: Terms,
-    /// Where it is counted when it does not begin as it has to.
-    proxy_refused: Family<ListenerReason, Count>,
+    entrance: Entrance,
+    /// Where it is counted if it does not begin with a PROXY header, where it has to.
+    proxied: Option<Family<ListenerReason, Count>>,
     /// The most connections there may be are already open: it only gets to hear so.
     overloaded: bool,
     limits: ConnectionLimits,
@@ -164,6 +160,7 @@ impl Inboxes {
     pub fn accept(
         &self,
         listener: ListeningSocket,
+        entrance: Entrance,
         terms: Terms,
         admission: watch::Receiver<Admission>,
         metrics: &Metrics,
@@ -172,9 +169,14 @@ impl Inboxes {
         let address = listener.address()?;
         let name: Arc<str> = address.to_string().into();
         let gauge = metrics.connections.get_or_create_owned(&Listener::new(Arc::clone(&name)));
-        let proxy_refused = metrics.proxy_refused.clone();
+        let proxied = terms.proxy_protocol.then(|| metrics.proxy_refused.clone());
         let slots = Arc::clone(&self.0);
         let local = address.tcp();
+        let transport = match entrance {
+            Entrance::Redirect(port) => Transport::Redirect(port),
+            // It is `Tls` when hands have been shaken.
+            Entrance::Plain { .. } | Entrance::Tls(_) => Transport::Plain,
+        };
         let listener = listener.into_acceptor()?;
         Ok(async move {
             loop {
@@ -185,15 +187,28 @@ impl Inboxes {
                 };
                 match accepted {
                     Ok((stream, peer)) => {
-                        let info = ConnInfo { peer, local, listener: Arc::clone(&name) };
+                        let info = ConnInfo { peer, local, listener: Arc::clone(&name), transport: transport.clone() };
                         let admission = admission.borrow().clone();
-                        if terms.proxy_protocol && !admission.trusted.contains(peer) {
-                            count_refusal(&proxy_refused, &info, "untrusted");
+                        if let Some(refused) = proxied.as_ref().filter(|_| !admission.trusted.contains(peer)) {
+                            count_refusal(refused, &info, "untrusted");
                             continue;
                         }
-                        let (lifecycle, proxy_refused) = (lifecycle.clone(), proxy_refused.clone());
-                        let arrival = (stream, info, terms, proxy_refused);
-                        hand_over(&slots, arrival, &admission, lifecycle, gauge.clone());
+                        // The gauge counts those of before a reload, too: they are open.
+                        let full =
+                            terms.most.is_some_and(|most| usize::try_from(gauge.get()).is_ok_and(|open| open >= most));
+                        let overloaded = full || open(&slots) >= admission.most;
+                        let (entrance, proxied) = (entrance.clone(), proxied.clone());
+                        let (limits, lifecycle) = (admission.limits, lifecycle.clone());
+                        hand_over(&slots, &gauge, |place| Arrival {
+                            stream,
+                            info,
+                            entrance,
+                            proxied,
+                            overloaded,
+                            limits,
+                            lifecycle,
+                            place,
+                        });
                     }
                     Err(error) => {
                         tracing::warn!(%error, listener = %name, "a connection could not be accepted");
@@ -211,24 +226,13 @@ fn open(slots: &[Slot]) -> usize {
 }
 
 /// Gives a connection to the worker with the fewest.
-fn hand_over(
-    slots: &[Slot],
-    (stream, info, terms, proxy_refused): (Accepted, ConnInfo, Terms, Family<ListenerReason, Count>),
-    admission: &Admission,
-    lifecycle: watch::Receiver<Lifecycle>,
-    gauge: Level,
-) {
-    let limits = admission.limits;
-    // The gauge counts those of before a reload, too: they are open.
-    let full = terms.most.is_some_and(|most| usize::try_from(gauge.get()).unwrap_or_default() >= most);
-    let overloaded = full || open(slots) >= admission.most;
+fn hand_over(slots: &[Slot], gauge: &Level, arrival: impl FnOnce(Place) -> Arrival) {
     let Some(slot) = slots.iter().min_by_key(|slot| slot.open.load(Ordering::Relaxed)) else { return };
     slot.open.fetch_add(1, Ordering::Relaxed);
     gauge.inc();
-    let place = Place { open: Arc::clone(&slot.open), gauge };
+    let place = Place { open: Arc::clone(&slot.open), gauge: gauge.clone() };
     // A worker that is gone is one that stops: the connection closes with the message.
-    let arrival = Arrival { stream, info, terms, proxy_refused, overloaded, limits, lifecycle, place };
-    slot.inbox.send(arrival).unwrap_or_default();
+    slot.inbox.send(arrival(place)).unwrap_or_default();
 }
 
 /// One worker's life.
@@ -265,65 +269,34 @@ async fn run<S: Service>(
 }
 
 async fn begin<S: Service>(arrival: Arrival, service: Rc<S>) {
-    let Arrival { stream, mut info, terms, proxy_refused, overloaded, limits, lifecycle, place } = arrival;
+    let Arrival { stream, mut info, entrance, proxied, overloaded, mut limits, lifecycle, place } = arrival;
     let mut stream = match stream.into_stream() {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was gone before it began"),
     };
-    if terms.proxy_protocol {
+    if let Some(refused) = proxied {
         let deadline = Instant::now() + if overloaded { FAREWELL } else { limits.handshake };
         // Apart, so that other connections do not take the room that reading it takes.
         let introduced = Box::pin(introduce(&mut stream, &mut info, deadline, lifecycle.clone())).await;
-        if let Err(refused) = introduced {
-            if let Some(reason) = refused.as_str() {
-                count_refusal(&proxy_refused, &info, reason);
+        if let Err(why) = introduced {
+            if let Some(reason) = why.as_str() {
+                count_refusal(&refused, &info, reason);
             }
-            return tracing::debug!(?refused, proxy = %info.peer, "a connection without a PROXY header");
+            return tracing::debug!(?why, proxy = %info.peer, "a connection without a PROXY header");
         }
+        // A TLS handshake has what is left.
+        limits.handshake = deadline.saturating_duration_since(Instant::now());
     }
     if overloaded {
-        turn_away(stream, info, &*service).await;
-    } else if terms.h2c {
-        Box::pin(serve_either(stream, info, service, limits, lifecycle)).await;
+        Box::pin(turn_away(stream, info, entrance, &*service, lifecycle)).await;
     } else {
-        serve(stream, info, service, limits, lifecycle).await;
+        enter(stream, info, entrance, service, limits, lifecycle).await;
     }
     drop(place);
 }
 
 fn count_refusal(refused: &Family<ListenerReason, Count>, info: &ConnInfo, reason: &'static str) {
     refused.get_or_create_owned(&ListenerReason::new(Arc::clone(&info.listener), reason)).inc();
-}
-
-/// What a client gets that is one too many. It must not hold a place for long: there are none.
-const FAREWELL: Duration = Duration::from_millis(200);
-
-/// Tells a client that there are too many.
-async fn turn_away<S: Service>(mut stream: Stream, info: ConnInfo, service: &S) {
-    let client = service.connected(info);
-    let answer = service.refuse(&client, Refusal::Overloaded);
-    let last = tokio::time::timeout(FAREWELL, send_last(&mut stream, answer)).await;
-    tracing::debug!(told = last.is_ok(), "too many connections");
-}
-
-/// Serves whichever of the two the client begins with.
-async fn serve_either<S: Service>(
-    stream: Stream,
-    info: ConnInfo,
-    service: Rc<S>,
-    limits: ConnectionLimits,
-    lifecycle: watch::Receiver<Lifecycle>,
-) {
-    match opening(stream, &limits.patience, lifecycle.clone()).await {
-        Opening::Http2(stream) => http2::serve(stream, info, service, limits, lifecycle).await,
-        Opening::Http1(stream) => serve(stream, info, service, limits, lifecycle).await,
-        Opening::Late(mut stream) => {
-            let answer = service.refuse(&service.connected(info), Refusal::HeadTimeout);
-            let told = tokio::time::timeout(LINGER, send_last(&mut stream, answer)).await;
-            tracing::debug!(told = told.is_ok(), "refused before the protocol was known");
-        }
-        Opening::Gone => {}
-    }
 }
 
 #[cfg(test)]

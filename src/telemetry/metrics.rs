@@ -73,6 +73,8 @@ labels! {
     Limit { limit }
     /// By kind of revocation.
     Kind { kind }
+    /// By certificate.
+    Certificate { name }
 }
 
 /// Every metric, by the name it has after the prefix `portcullis_`.
@@ -100,6 +102,7 @@ pub struct Metrics {
     pub rate_limited: Family<Limit, Count>,
     pub revocations: Family<Kind, Level>,
     pub config_generation: Level,
+    pub tls_certificate_expiry_seconds: Family<Certificate, Level>,
     pub config_reload: Family<Outcome, Count>,
     pub access_log_dropped: Count,
     pub panics: Count,
@@ -165,6 +168,11 @@ impl Metrics {
             rate_limited: register!("rate_limited", "Requests refused by a rate limit", Family::default()),
             revocations: register!("revocations", "Revocations in force", Family::default()),
             config_generation: register!("config_generation", "Number of the configuration in force", Level::default()),
+            tls_certificate_expiry_seconds: register!(
+                "tls_certificate_expiry_seconds",
+                "Seconds until a certificate of ours expires",
+                Family::default()
+            ),
             config_reload: register!("config_reload", "Configurations read again", Family::default()),
             access_log_dropped: register!(
                 "access_log_dropped",
@@ -287,6 +295,7 @@ mod tests {
             rate_limited,
             revocations,
             config_generation: _,
+            tls_certificate_expiry_seconds,
             config_reload,
             access_log_dropped: _,
             panics: _,
@@ -310,6 +319,7 @@ mod tests {
         drop(config_reload.get_or_create(&Outcome::new("a")));
         drop(rate_limited.get_or_create(&Limit::new("a")));
         drop(revocations.get_or_create(&Kind::new("a")));
+        drop(tls_certificate_expiry_seconds.get_or_create(&Certificate::new("a")));
         metrics
     }
 

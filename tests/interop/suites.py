@@ -5,6 +5,7 @@ import forward_auth
 import http2
 import pools
 import readme
+import tls
 import servers
 
 ALL = {
@@ -17,6 +18,7 @@ ALL = {
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
+    "tls": tls.handshakes,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
     "http2": http2.curl_and_h2load,

@@ -43,4 +43,6 @@ mod support;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod unix_listeners;

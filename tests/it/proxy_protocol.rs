@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use tempfile::tempdir;
-use tokio::net::UnixStream;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
 
-use crate::support::{Client, Portcullis, Reply, Upstream, route, until};
+use crate::support::{Certificate, Client, Portcullis, Reply, TlsClient, Upstream, route, until};
 
 const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\nproxy_protocol = true\n";
 const TRUSTING: &str = "[server]\nworkers = 1\ndrain = \"2s\"\ntrusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]\n";
@@ -208,4 +209,53 @@ async fn on_a_unix_socket_the_header_gives_the_address_that_the_peer_has_not() {
     client.send(LINE).await;
     assert_eq!(client.exchange(GET).await.status, 200);
     assert_eq!(gate.access_line("/a").await["client"], "203.0.113.9");
+}
+
+#[tokio::test]
+async fn tls_comes_behind_the_header_under_the_same_deadline() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let limits = "[server.limits]\nhandshake = \"500ms\"\n";
+    let tls = format!(
+        "[listener.tls]\ncertificates = [{}]\nredirect_http_from = \"127.0.0.1:0\"\n",
+        site.write(folder.path(), "site")
+    );
+    let upstream = Upstream::start().await;
+    let rest = upstream.toml("app") + &route("/*", "app", "\"public\"");
+    let toml = TRUSTING.to_owned() + limits + LISTENER + &tls + &rest;
+    let gate = Portcullis::start_at(&toml, folder.path(), portcullis::clock::Clock::System).await;
+    let site = TlsClient::new(&[&site], None);
+
+    for header in [LINE.as_bytes().to_vec(), v2_tcp6()] {
+        let mut stream = TcpStream::connect(gate.address()).await.unwrap();
+        stream.write_all(&header).await.unwrap();
+        let mut client = site.over(stream, "app.example").await.unwrap();
+        assert_eq!(client.exchange(GET.replace("gw", "app.example")).await.status, 200);
+        let seen = upstream.next_request().await;
+        assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
+        assert_eq!(seen.header("x-forwarded-port"), Some("8443"));
+        assert_eq!(gate.access_line("/a").await["tls"], "1.3");
+    }
+    assert_eq!(gate.access_line("/a").await["client"], "203.0.113.9");
+
+    // TLS where the header belongs, and a header within TLS: neither is one.
+    assert!(site.try_connect(gate.address(), "app.example").await.is_err());
+    assert_eq!(refused(&gate, "missing").await, 1);
+    let mut stream = TcpStream::connect(gate.address()).await.unwrap();
+    stream.write_all(LINE.as_bytes()).await.unwrap();
+    let mut client = site.over(stream, "app.example").await.unwrap();
+    client.send(LINE).await;
+    client.read().await.expect(400, "request_malformed");
+
+    // After a header a handshake has what is left of the time.
+    let mut silent = gate.raw().await;
+    silent.send(LINE).await;
+    silent.closed().await;
+
+    let mut redirected = Client::connect(gate.redirects()[0]).await;
+    redirected.send(LINE).await;
+    assert_eq!(redirected.exchange(GET).await.status, 308);
+    let mut refused = Client::connect(gate.redirects()[0]).await;
+    refused.send(GET).await;
+    refused.closed().await;
 }

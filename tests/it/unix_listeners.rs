@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::tempdir;
 use tokio::net::UnixStream;
 
-use crate::support::{Client, EMBEDDED, FakePool, Portcullis, Process, Upstream, route, soon};
+use crate::support::{Certificate, Client, EMBEDDED, FakePool, Portcullis, Process, TlsClient, Upstream, route, soon};
 
 const LISTENER: &str = "[[listener]]\naddress = \"unix:p.sock\"\n";
 const GET: &str = "GET /a HTTP/1.1\r\nHost: gw\r\n\r\n";
@@ -118,6 +118,25 @@ async fn http2_and_tokens_work_over_a_socket() {
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     // The type of a SETTINGS frame on stream 0 (RFC 9113 §6.5), behind its three bytes of length.
     client.peek(b"\x04\0\0\0\0\0").await;
+}
+
+#[tokio::test]
+async fn tls_works_over_a_socket_and_its_redirect_goes_to_the_usual_port() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let tls = format!(
+        "[listener.tls]\ncertificates = [{}]\nredirect_http_from = \"127.0.0.1:0\"\n",
+        site.write(folder.path(), "site")
+    );
+    let gate = Portcullis::start_on_file(&(LISTENER.to_owned() + &tls + &public()), folder.path()).await;
+    let stream = UnixStream::connect(folder.path().join("p.sock")).await.unwrap();
+    let mut client = TlsClient::new(&[&site], None).over(stream, "app.example").await.unwrap();
+    assert_eq!(client.exchange("GET /a HTTP/1.1\r\nHost: app.example\r\n\r\n").await.status, 200);
+    let line = gate.access_line("/a").await;
+    assert_eq!((&line["client"], &line["tls"]), (&json!("unix:"), &json!("1.3")));
+    let mut plain = Client::connect(gate.redirects()[0]).await;
+    let reply = plain.exchange("GET /b HTTP/1.1\r\nHost: app.example\r\n\r\n").await;
+    assert_eq!((reply.status, reply.header("location")), (308, Some("https://app.example/b")));
 }
 
 #[tokio::test]

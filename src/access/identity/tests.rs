@@ -10,6 +10,7 @@ use super::*;
 use crate::access::forwarded::Hop;
 use crate::access::{Credential, Principal, authorize};
 use crate::config::Access;
+use crate::http::Transport;
 use crate::telemetry::trace::{RequestId, TraceContext};
 use crate::token::testing;
 
@@ -53,7 +54,8 @@ fn permit(headers: Result<Headers, Unrepresentable>) -> Permit {
 }
 
 fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> Result<HeaderMap, Unrepresentable> {
-    let hop = Hop::new([10, 0, 0, 1].into(), Some(SocketAddr::from(([10, 0, 0, 2], 8080))));
+    let local = SocketAddr::from(([10, 0, 0, 2], 8080));
+    let hop = Hop::new([10, 0, 0, 1].into(), Some(local), &Transport::Plain);
     let host = HeaderValue::from_static("app.example");
     let forwarded = Forwarded {
         hop: &hop,

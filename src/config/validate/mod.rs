@@ -5,6 +5,7 @@ mod edits;
 mod identity;
 mod pool;
 mod route;
+mod tls;
 mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
@@ -187,6 +188,10 @@ fn listeners(root: &Section<'_>, trusted: &TrustedProxies, bound: &mut Vec<Bound
         let h2c = section.flag("h2c", false);
         let connections = Some(section.count("connections", 0, 0..=10_000_000)).filter(|most| *most > 0);
         let proxy_protocol = section.flag("proxy_protocol", false);
+        let (tls, redirect_http_from) = match tls::tls(&section, h2c, bound) {
+            Some((tls, redirect)) => (Some(tls), redirect),
+            None => (None, None),
+        };
         let parse = |text: &str| match text.split_once(':') {
             Some(("unix", path)) => values::socket_path(path, section.reader.folder).map(ListenAddress::Unix),
             Some(("systemd", name)) => values::descriptor_name(name).map(ListenAddress::Inherited),
@@ -198,7 +203,8 @@ fn listeners(root: &Section<'_>, trusted: &TrustedProxies, bound: &mut Vec<Bound
             somebody_is_believed(&section, &address, trusted);
         }
         bound.push(Bound { address: address.clone(), span, what: "a listener".to_owned() });
-        listeners.push(Listener { address, connections, proxy_protocol, h2c });
+        let h2c = h2c && tls.is_none();
+        listeners.push(Listener { address, connections, proxy_protocol, h2c, tls, redirect_http_from });
     }
     listeners
 }

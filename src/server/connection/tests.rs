@@ -3,7 +3,7 @@ use std::cell::Cell;
 use tokio::io::DuplexStream;
 
 use super::*;
-use crate::http::Body as OurBody;
+use crate::http::{Body as OurBody, Transport};
 
 /// Answers every request with its body (`/slow` after 30 s, `/early` without it, `/drain` after the
 /// process has begun to drain), and refusals with their names.
@@ -67,18 +67,18 @@ fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<(
 
 pub(in crate::server) fn info() -> ConnInfo {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    ConnInfo { peer: address.into(), local: Some(address), listener: "test".into() }
+    ConnInfo { peer: address.into(), local: Some(address), listener: "test".into(), transport: Transport::Plain }
 }
 
 pub(in crate::server) fn limits() -> ConnectionLimits {
     ConnectionLimits {
         head: HeadLimits { bytes: 8192, lines: 100 },
-        handshake: Duration::from_secs(3),
         patience: Patience {
             idle: Duration::from_secs(75),
             request_head: Duration::from_secs(10),
             body_stall: Duration::from_secs(60),
         },
+        handshake: Duration::from_secs(10),
         h2_streams: 128,
     }
 }

@@ -10,10 +10,11 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::http::Body;
 use crate::server::body::RequestBody;
-use crate::server::framing::HeadLimits;
+use crate::server::framing::{HeadLimits, Refusal};
 use crate::server::io::Patience;
 
-const PLAIN: Terms = Terms { most: None, proxy_protocol: false, h2c: false };
+const PLAIN: Entrance = Entrance::Plain { h2c: false };
+const TERMS: Terms = Terms { most: None, proxy_protocol: false };
 const LONG: Duration = Duration::from_secs(60);
 
 /// Answers with the name of its thread; what it does before is in the path.
@@ -71,8 +72,12 @@ struct Setup {
 impl Setup {
     fn new(count: usize, most: usize) -> Self {
         let patience = Patience { idle: LONG, request_head: LONG, body_stall: LONG };
-        let head = HeadLimits { bytes: 8192, lines: 100 };
-        let limits = ConnectionLimits { head, handshake: LONG, patience, h2_streams: 128 };
+        let limits = ConnectionLimits {
+            head: HeadLimits { bytes: 8192, lines: 100 },
+            patience,
+            handshake: LONG,
+            h2_streams: 128,
+        };
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let gate = Arc::new(Gate { arrived: Semaphore::new(0), open: Semaphore::new(0) });
         let make = {
@@ -83,7 +88,7 @@ impl Setup {
         let (listener, address) = bind();
         let metrics = Metrics::new();
         let (admission, admitted) = watch::channel(Admission { most, limits, trusted: Arc::default() });
-        tokio::spawn(workers.inboxes().accept(listener, PLAIN, admitted, &metrics, lifecycle).unwrap());
+        tokio::spawn(workers.inboxes().accept(listener, PLAIN, TERMS, admitted, &metrics, lifecycle).unwrap());
         Self { workers, address, switch, admission, gate, metrics }
     }
 
@@ -92,7 +97,8 @@ impl Setup {
         let (listener, address) = bind();
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let admitted = self.admission.subscribe();
-        tokio::spawn(self.workers.inboxes().accept(listener, PLAIN, admitted, &self.metrics, lifecycle).unwrap());
+        let accept = self.workers.inboxes().accept(listener, PLAIN, TERMS, admitted, &self.metrics, lifecycle);
+        tokio::spawn(accept.unwrap());
         (address, switch)
     }
 

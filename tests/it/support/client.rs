@@ -17,7 +17,7 @@ pub(crate) struct Client {
 }
 
 /// What a connection runs over.
-trait Stream: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Stream for S {}
 
