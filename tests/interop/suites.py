@@ -3,6 +3,7 @@
 import clients
 import forward_auth
 import http2
+import listeners
 import pools
 import readme
 import tls
@@ -22,6 +23,9 @@ ALL = {
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
     "http2": http2.curl_and_h2load,
+    "proxy-protocol-haproxy": listeners.haproxy,
+    "proxy-protocol-nginx": listeners.nginx,
+    "sockets": listeners.sockets,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
 }

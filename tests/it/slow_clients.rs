@@ -9,8 +9,10 @@ use std::time::Duration;
 use tempfile::tempdir;
 use tokio::net::UnixStream;
 
-use crate::support::h2::{H2, HEADERS, PREFACE, block, frame, get, request};
-use crate::support::{Answer, Client, Portcullis, Upstream, route, soon, until};
+use crate::support::h2::{
+    END_HEADERS, END_STREAM, H2, HEADERS, PREFACE, SETTINGS, block, frame, get, headers, request,
+};
+use crate::support::{Answer, Certificate, Client, Portcullis, TlsClient, Upstream, route, soon, until};
 
 const GET: &str = "GET /a HTTP/1.1\r\nHost: gw\r\n\r\n";
 const H2C: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\nh2c = true\n";
@@ -66,7 +68,9 @@ async fn a_head_over_http2_that_comes_in_drops_has_one_deadline_too() {
     let mut stuck = gate.raw().await;
     stuck.send(PREFACE.get(..20).unwrap()).await;
     assert!(String::from_utf8_lossy(&stuck.read_to_close().await).starts_with("HTTP/1.1 408 "));
-    let opening = [PREFACE, &frame(4, 0, 0, []), &frame(HEADERS, 1, 1, block(&request("GET", "/x", &[])))].concat();
+    let opening =
+        [PREFACE, &frame(SETTINGS, 0, 0, []), &frame(HEADERS, END_STREAM, 1, block(&request("GET", "/x", &[])))]
+            .concat();
     let mut client = gate.raw().await;
     client.send(opening).await;
     client.read_to_close().await;
@@ -109,6 +113,34 @@ async fn a_client_that_takes_no_bytes_is_cut_on_tcp_and_on_a_unix_socket() {
         assert_eq!(gate.access_line(target).await["status"], 499);
         upstream.closed(connection).await;
     }
+}
+
+#[tokio::test]
+async fn it_is_the_same_over_tls() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let certificates =
+        site.write(folder.path(), "site").replace("site.", &format!("{}/site.", folder.path().display()));
+    let tls = format!("[[listener]]\naddress = \"127.0.0.1:0\"\n[listener.tls]\ncertificates = [{certificates}]\n");
+    let upstream = Upstream::start().await;
+    let gate = limited("request_head = \"300ms\"\nbody_stall = \"300ms\"", &tls, &upstream).await;
+    let site = TlsClient::new(&[&site], None);
+    let connect = || site.connect(gate.address(), "app.example");
+
+    let said = dripped(connect().await, b"GET /x HTTP/1.1\r\nHost: app.example\r\nX: ", b"y").await;
+    assert!(said.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&said));
+    let mut body = connect().await;
+    body.send("POST /x HTTP/1.1\r\nHost: app.example\r\nContent-Length: 10\r\n\r\nabc").await;
+    body.read().await.expect(408, "request_timeout");
+
+    let fields = [(":method", "POST"), (":scheme", "https"), (":path", "/x"), (":authority", "app.example")];
+    let mut stream = site.connect_h2(gate.address(), "app.example").await;
+    stream.send([PREFACE, &frame(SETTINGS, 0, 0, []), &headers(END_HEADERS, 1, &fields)].concat()).await;
+    assert_eq!(stream.outcome(1).await.status(), 408, "a body that does not come");
+    stream.send(frame(HEADERS, END_STREAM, 3, block(&fields))).await;
+    stream.end().await;
+    assert!(upstream.requests().is_empty());
+    assert_eq!(connect().await.exchange(GET.replace("gw", "app.example")).await.status, 200);
 }
 
 #[tokio::test]
