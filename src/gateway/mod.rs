@@ -33,7 +33,7 @@ use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
-use crate::http::{Body, ConnInfo, Transport, client_addr, first, is_trusted};
+use crate::http::{Body, ConnInfo, Peer, Transport, client_addr, first};
 use crate::limit::{Key, Limiter};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
@@ -205,7 +205,7 @@ impl Worker {
 
     /// Answers a request; cannot fail.
     async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Lasting> {
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &request);
         record.tls = client.info.transport.tls().map(|session| session.version);
         let gateway = self.gateway();
         let answer = {
@@ -234,9 +234,9 @@ impl Worker {
         record: &mut Record,
     ) -> Result<(Response<Body>, Option<Held>), Problem> {
         let head = request.headers();
-        let trusted = is_trusted(client.info.peer.ip(), &gateway.server.trusted_proxies);
+        let trusted = gateway.server.trusted_proxies.contains(client.info.peer);
         if trusted {
-            record.client = client_addr(client.info.peer.ip(), head, &gateway.server.trusted_proxies);
+            record.client = client_addr(client.info.peer, head, &gateway.server.trusted_proxies);
             continue_names(record, head);
         }
         if request.method() == Method::CONNECT {
@@ -335,7 +335,7 @@ impl Service for Worker {
         // There is no request to take these from, so the line says that there was none.
         let mut nothing = Request::new(());
         *nothing.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &nothing);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &nothing);
         record.path = Path::default();
         record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
@@ -343,7 +343,7 @@ impl Service for Worker {
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, request);
         record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
         Lasting::answer(record, response, || None)
@@ -351,13 +351,14 @@ impl Service for Worker {
 }
 
 /// What `balance = "hash"` goes by: the user, or the address of a client that is nobody.
-fn affinity(balance: Balance, permit: &Permit, client: IpAddr) -> u64 {
+fn affinity(balance: Balance, permit: &Permit, client: Peer) -> u64 {
     match (balance, permit.principal()) {
         (Balance::Least | Balance::RoundRobin, _) => 0,
         (Balance::Hash, Some(principal)) => upstream::affinity(principal.subject().as_bytes()),
-        (Balance::Hash, None) => match client.to_canonical() {
-            IpAddr::V4(address) => upstream::affinity(&address.octets()),
-            IpAddr::V6(address) => upstream::affinity(&address.octets()),
+        (Balance::Hash, None) => match client {
+            Peer::Ip(IpAddr::V4(address)) => upstream::affinity(&address.octets()),
+            Peer::Ip(IpAddr::V6(address)) => upstream::affinity(&address.octets()),
+            Peer::Unix | Peer::Unknown => upstream::affinity(b""),
         },
     }
 }

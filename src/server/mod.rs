@@ -6,8 +6,12 @@ mod descriptors;
 mod entrance;
 pub mod framing;
 pub(crate) mod http2;
+mod inherited;
 mod io;
 mod preface;
+mod proxied;
+pub mod proxy_protocol;
+mod socket;
 pub mod tls;
 mod worker;
 
@@ -17,5 +21,7 @@ pub use descriptors::Descriptors;
 pub use entrance::Entrance;
 #[cfg(fuzzing)]
 pub use http2::fuzzing;
+pub use inherited::Inherited;
 pub use io::Patience;
-pub use worker::{Admission, Inboxes, Workers, bind};
+pub use socket::ListeningSocket;
+pub use worker::{Admission, Inboxes, Terms, Workers};

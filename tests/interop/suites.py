@@ -4,6 +4,7 @@ import assertion
 import clients
 import forward_auth
 import http2
+import listeners
 import pools
 import proxies
 import readme
@@ -29,6 +30,9 @@ ALL = {
     "nginx-behind": proxies.nginx_behind,
     "haproxy-behind": proxies.haproxy_behind,
     "http2": http2.curl_and_h2load,
+    "proxy-protocol-haproxy": listeners.haproxy,
+    "proxy-protocol-nginx": listeners.nginx,
+    "sockets": listeners.sockets,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
 }

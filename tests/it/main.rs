@@ -37,12 +37,20 @@ mod matrix;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod proxy_protocol;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod routing;
+#[cfg(test)]
+mod slow_clients;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod unix_listeners;
