@@ -60,7 +60,7 @@ fuzz_target!(|data: &[u8]| {
     *request.headers_mut() = headers;
     let edits = HeaderEdits::default();
     let vetted =
-        stamp(request, &permit, &Stamp { identity: &identity, forwarded, keep_authorization: false, edits: &edits })
+        stamp(request, &permit, &Stamp { identity: &identity, forwarded, keep_authorization: false, websocket: false, edits: &edits })
             .expect("there are no claims");
 
     let headers = vetted.request().headers();

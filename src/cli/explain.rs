@@ -312,7 +312,13 @@ fn upstream(
     };
     let anonymous = authorize(&Access::Public, &Credential::Absent).map_err(|denial| denial_text(&denial))?;
     let edits = &route.request_headers;
-    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: upstream.keep_authorization, edits };
+    let stamp_with = Stamp {
+        identity: &identity,
+        forwarded,
+        keep_authorization: upstream.keep_authorization,
+        websocket: false,
+        edits,
+    };
     let vetted = stamp(request, &anonymous, &stamp_with)?;
     let mut headers = vetted.request().headers().clone();
     for name in before.iter().filter(|name| !headers.contains_key(*name)) {

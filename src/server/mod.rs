@@ -7,10 +7,12 @@ pub mod framing;
 pub(crate) mod http2;
 mod io;
 mod preface;
+mod upgrade;
 mod worker;
 
 pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use descriptors::Descriptors;
 pub use io::Patience;
+pub use upgrade::{Upgrade, Upgraded};
 pub use worker::{Admission, Inboxes, Workers, bind};

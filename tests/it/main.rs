@@ -38,3 +38,5 @@ mod routing;
 mod streams;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod websocket;
