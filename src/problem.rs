@@ -183,6 +183,10 @@ impl From<upstream::Error> for Problem {
             | Error::Closed(_) => Code::UpstreamUnreachable,
             Error::Invalid(_) => Code::UpstreamInvalid,
             Error::NoServer => Code::UpstreamUnavailable,
+            Error::Busy(why) => {
+                return Self::new(Code::UpstreamUnavailable, "Every connection to the upstream is in use")
+                    .because(*why);
+            }
             Error::RequestBody(error) => return (*error).into(),
         };
         Self::from(code).because(error.reason())

@@ -4,6 +4,7 @@
 //! request shows of its sender, a [`Permit`] that a route lets it pass, and a
 //! [`identity::Vetted`] request is the only thing that can be sent to an upstream.
 
+pub mod assertion;
 pub mod authenticate;
 pub mod forwarded;
 pub mod identity;

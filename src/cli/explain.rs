@@ -10,14 +10,16 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
 
 use super::load;
+use crate::access::assertion;
 use crate::access::authenticate::bearer;
 use crate::access::forwarded::{Forwarded, Hop};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Credential, Denial, Lack, authenticate, authorize, satisfies};
 use crate::clock::Clock;
-use crate::config::{Access, Config, HeaderEdits, Pool, Route, Rule, Servers};
+use crate::config::{Access, Assertion, Config, HeaderEdits, Pool, Route, Rule, Servers};
 use crate::gateway::host::effective_host;
 use crate::gateway::route::{Miss, Routes};
+use crate::http::Transport;
 use crate::outbound;
 use crate::path::normalize;
 use crate::problem::{Code, Problem};
@@ -299,7 +301,12 @@ fn upstream(
         }
     };
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, config.listeners.first().map_or(0, |l| l.address.port())));
-    let hop = Hop::new(local, local);
+    let transport = if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
+        Transport::Tls(Arc::default())
+    } else {
+        Transport::Plain
+    };
+    let hop = Hop::new(local, local, &transport);
     let host = effective_host(request.uri(), request.headers())?.value;
     let before: Vec<HeaderName> = request.headers().keys().cloned().collect();
     let forwarded = Forwarded {
@@ -318,6 +325,8 @@ fn upstream(
         keep_authorization: upstream.keep_authorization,
         websocket: false,
         edits,
+        // What would be signed stands below: a signature by a key that is not the gateway's shows nothing.
+        assertion: None,
     };
     let vetted = stamp(request, &anonymous, &stamp_with)?;
     let mut headers = vetted.request().headers().clone();
@@ -332,6 +341,14 @@ fn upstream(
             String::from_utf8_lossy(value.as_bytes())
         };
         line("sends", &format!("{name}: {shown}"))?;
+    }
+    if let Some(Assertion { audience, ttl }) = &upstream.assertion {
+        let who = match shown {
+            Shown::Claims { claims, .. } => format!("sub {}, groups {:?}", claims.sub, claims.groups),
+            _ => "no sub: an anonymous caller".to_owned(),
+        };
+        let of = format!("signed for audience {audience} by {}, for {ttl:?}, {who}", config.assertions.issuer);
+        line("sends", &format!("{}: {of}", assertion::HEADER))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod handshake;
 pub mod host;
 mod lifetime;
 mod panic;
+mod redirect;
 pub mod route;
 mod tunnel;
 
@@ -28,14 +29,15 @@ use self::host::effective_host;
 use self::lifetime::{Held, Lasting, Life, Register};
 use self::route::{Miss, Pattern, Routes};
 use self::tunnel::Ends;
+use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
 use crate::auth::cors::Crossing;
-use crate::auth::{Auth, check};
+use crate::auth::{Auth, check, jwks};
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
-use crate::http::{Body, ConnInfo, client_addr, first, is_trusted};
+use crate::http::{Body, ConnInfo, Transport, client_addr, first, is_trusted};
 use crate::limit::{Key, Limiter};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
@@ -57,6 +59,8 @@ pub struct Gateway {
     pub identity: Arc<Identity>,
     /// The identity routes.
     pub auth: Option<Auth>,
+    /// What assertions are signed with, if an upstream gets any.
+    pub assertion_keys: Option<Arc<assertion::Keys>>,
     /// `[server]`.
     pub server: config::Server,
     /// Decisions, counted.
@@ -72,6 +76,8 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// How often somebody may ask.
     pub limit: Option<Arc<Limiter>>,
+    /// What is signed for the upstream.
+    pub assertion: Option<Assertion>,
     /// Held metrics.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -263,6 +269,7 @@ impl Worker {
     /// Answers a request; cannot fail.
     async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Lasting> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
+        record.tls = client.info.transport.tls().map(|session| session.version);
         let gateway = self.gateway();
         let answer = {
             let answer = pin!(self.respond(&gateway, &client, request, &mut record));
@@ -309,6 +316,14 @@ impl Worker {
         // RFC 8441 §4: what HTTP/1.1 asks for with GET.
         let method = if extended { &Method::GET } else { request.method() };
         let host = effective_host(request.uri(), head)?;
+        match &client.info.transport {
+            Transport::Plain => {}
+            Transport::Tls(session) if session.zone.load().contains(&host.name) => {}
+            Transport::Tls(_) => return Err(Problem::from(Code::Misdirected).because("tls_zone")),
+            Transport::Redirect(port) => {
+                return Ok(redirect::to_https(&host, *port, request.uri(), record.request_id)?.into());
+            }
+        }
         let path = path::normalize(request.uri().path())?;
 
         if let Some(auth) = &gateway.auth
@@ -321,6 +336,11 @@ impl Worker {
             record.route = Some(Arc::clone(auth.metrics_of(&below)));
             if let Some(appended) = check::serves(&below) {
                 let response = Box::pin(gateway.check(auth, appended, trusted, &request, record)).await?;
+                return Ok(response.into());
+            }
+            if let Some(keys) = gateway.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
+                let mut response = jwks::answer(keys, request.method(), record.time)?;
+                response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
                 return Ok(response.into());
             }
             let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
@@ -386,7 +406,9 @@ impl Worker {
             None => (None, None),
         };
         let (websocket, edits) = (handshake.is_some(), &route.config.request_headers);
-        let stamp_with = Stamp { identity: &gateway.identity, forwarded, keep_authorization, websocket, edits };
+        let assertion = route.assertion.as_ref().map(|assertion| (assertion, record.time));
+        let identity = &gateway.identity;
+        let stamp_with = Stamp { identity, forwarded, keep_authorization, websocket, edits, assertion };
         let vetted = stamp(request, &permit, &stamp_with)?;
 
         record.upstream = Some(Arc::clone(&upstream.config().name));
@@ -413,7 +435,7 @@ impl Service for Worker {
     type Body = Lasting;
 
     fn connected(&self, info: ConnInfo) -> Client {
-        Client { hop: Hop::new(info.peer, info.local), info }
+        Client { hop: Hop::new(info.peer, info.local, &info.transport), info }
     }
 
     fn call(
@@ -430,12 +452,14 @@ impl Service for Worker {
         *nothing.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &nothing);
         record.path = Path::default();
+        record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
         Lasting::answer(record, response, || None)
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
+        record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
         Lasting::answer(record, response, || None)
     }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, Version};
 
-use super::connections::{Claim, Link};
 use super::error::Invalid;
 use super::response::strip_hop_by_hop;
+use super::server::{Claim, Link};
 use crate::http::single;
 use crate::websocket;
 

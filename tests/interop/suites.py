@@ -1,10 +1,13 @@
 """Which suites there are, in the order in which they run."""
 
+import assertion
 import clients
 import forward_auth
 import http2
 import pools
+import proxies
 import readme
+import tls
 import servers
 
 ALL = {
@@ -17,8 +20,14 @@ ALL = {
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
+    "tls": tls.handshakes,
+    "assertion": assertion.pyjwt,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
+    "nginx-before": proxies.nginx_before,
+    "haproxy-before": proxies.haproxy_before,
+    "nginx-behind": proxies.nginx_behind,
+    "haproxy-behind": proxies.haproxy_behind,
     "http2": http2.curl_and_h2load,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,

@@ -1,7 +1,11 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod assertion;
+#[cfg(test)]
 mod balancing;
+#[cfg(test)]
+mod caps;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
@@ -38,5 +42,7 @@ mod routing;
 mod streams;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod websocket;
