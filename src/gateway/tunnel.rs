@@ -81,7 +81,7 @@ impl Ends {
                 down: Bytes::new(),
                 frames: Frames::default(),
                 moved: now,
-                alarm: Box::pin(sleep_until(now + idle)),
+                alarm: Box::pin(sleep_until(now)),
                 idle,
                 stall,
             };
@@ -144,7 +144,8 @@ impl Tunnel {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let moved = |tunnel: &Self| (tunnel.received.load(Ordering::Relaxed), tunnel.record.bytes_out);
         let before = moved(self);
-        for polled in [self.poll_up(cx), self.poll_down(cx)] {
+        // The upstream's last word first: what the client says then may find nobody.
+        for polled in [self.poll_down(cx), self.poll_up(cx)] {
             if let Poll::Ready(Err(end)) = polled {
                 return Poll::Ready(end);
             }

@@ -9,6 +9,7 @@ import proxies
 import readme
 import tls
 import servers
+import sockets
 
 ALL = {
     "moto-password": pools.moto_password,
@@ -29,6 +30,7 @@ ALL = {
     "nginx-behind": proxies.nginx_behind,
     "haproxy-behind": proxies.haproxy_behind,
     "http2": http2.curl_and_h2load,
+    "websocket": sockets.clients_and_servers,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
 }

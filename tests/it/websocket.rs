@@ -251,7 +251,7 @@ async fn a_handshake_that_is_none_is_400() {
 }
 
 #[tokio::test]
-async fn nothing_passes_before_the_101() {
+async fn lesson_37_nothing_passes_before_the_101() {
     let echo = Echo::start().await;
     let (pool, gate) = in_front_of(&echo, "").await;
     let good = handshake("/ws", &[("Authorization", &bearer(&pool.access(json!({}))))]);
