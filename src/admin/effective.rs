@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{
     Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Cors, Embedded, Endpoint, Flow, HeaderEdits,
-    Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool, Route,
-    Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
+    Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool,
+    Protocol, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
@@ -118,6 +118,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
     let Upstream {
         name: _,
         servers,
+        protocol,
         balance,
         host,
         connect,
@@ -134,6 +135,11 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "servers": match servers {
             Servers::Whoami => vec![json!("whoami:")],
             Servers::Http(endpoints) => endpoints.iter().map(show_endpoint).collect(),
+        },
+        "protocol": match protocol {
+            Protocol::Http1 => "http1",
+            Protocol::Http2 => "h2",
+            Protocol::Auto => "auto",
         },
         "balance": match balance {
             Balance::Least => "least",
@@ -359,6 +365,7 @@ mod tests {
         let upstream = Upstream {
             name: "app".into(),
             servers: Servers::Http(vec![endpoint, heavy]),
+            protocol: Protocol::Http1,
             balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: seconds(3),

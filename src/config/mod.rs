@@ -274,6 +274,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Where requests go.
     pub servers: Servers,
+    /// How they are spoken to.
+    pub protocol: Protocol,
     /// Which of them takes a request.
     pub balance: Balance,
     /// What the backend gets as `Host`.
@@ -394,6 +396,17 @@ pub struct CertificateFiles {
     pub chain: PathBuf,
     /// PEM file of the private key.
     pub key: PathBuf,
+}
+
+/// How the servers of an upstream are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN over TLS, with prior knowledge otherwise (RFC 9113 §3.3).
+    Http2,
+    /// Over TLS what the server prefers of both; HTTP/1.1 otherwise.
+    Auto,
 }
 
 /// Which server of an upstream takes the next request.

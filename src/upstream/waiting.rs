@@ -19,19 +19,38 @@ pub(super) enum Way {
     Kept(Link),
     /// Over a new one.
     New(Slot),
+    /// One that is shared may have room now.
+    Look,
 }
 
-/// Where a worker puts the connection for a request that waits.
+/// Where a worker tells a request that waits that it is its turn.
 #[derive(Default)]
 pub(super) struct Seat {
-    link: RefCell<Option<Link>>,
+    turn: RefCell<Option<Turn>>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// What somebody who waits is told.
+enum Turn {
+    /// This connection is yours.
+    Link(Link),
+    /// Have a look.
+    Look,
 }
 
 impl Seat {
     /// Hands a connection over.
     pub(super) fn take_over(&self, link: Link) {
-        self.link.replace(Some(link));
+        self.tell(Turn::Link(link));
+    }
+
+    /// Somebody may find room on a connection that is shared.
+    pub(super) fn call(&self) {
+        self.tell(Turn::Look);
+    }
+
+    fn tell(&self, turn: Turn) {
+        self.turn.replace(Some(turn));
         let waker = self.waker.take();
         if let Some(waker) = waker {
             waker.wake();
@@ -52,6 +71,7 @@ pub(super) async fn way(server: &Rc<Server>, deadline: Instant, idle: Duration, 
             Asked::Full => return Err(Error::Busy("queue_full")),
             Asked::Queued(place) => place,
         };
+        server.make_room();
         let way = Box::pin(Waits::begin(server, place, idle).end(deadline)).await?;
         match way {
             Way::Kept(link) if link.is_dead(sure) => {}
@@ -79,9 +99,10 @@ impl Waits {
     async fn end(mut self, deadline: Instant) -> Result<Way, Error> {
         let mut alarm = std::pin::pin!(sleep_until(deadline));
         poll_fn(|cx| {
-            let link = self.seat.link.take();
-            if let Some(link) = link {
-                return Poll::Ready(Ok(Way::Kept(link)));
+            match self.seat.turn.take() {
+                Some(Turn::Link(link)) => return Poll::Ready(Ok(Way::Kept(link))),
+                Some(Turn::Look) => return Poll::Ready(Ok(Way::Look)),
+                None => {}
             }
             if let Poll::Ready(Ok(slot)) = Pin::new(&mut self.place.granted).poll(cx) {
                 return Poll::Ready(Ok(Way::New(slot)));
@@ -97,9 +118,13 @@ impl Drop for Waits {
     fn drop(&mut self) {
         self.server.waits(-1);
         self.server.seats().borrow_mut().retain(|seat| !Rc::ptr_eq(seat, &self.seat));
-        let link = self.seat.link.take();
-        if let Some(link) = link {
-            self.server.keep(link, self.idle);
+        match self.seat.turn.take() {
+            Some(Turn::Link(link)) => self.server.keep(link, self.idle),
+            Some(Turn::Look) => {
+                // Then somebody else. A connection that should go does so at the next occasion.
+                let _goes = self.server.stream_is_free();
+            }
+            None => {}
         }
     }
 }

@@ -19,6 +19,8 @@ mod health;
 #[cfg(test)]
 mod http2;
 #[cfg(test)]
+mod http2_upstreams;
+#[cfg(test)]
 mod identity_routes;
 #[cfg(test)]
 mod keys;
