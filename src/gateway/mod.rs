@@ -4,6 +4,7 @@
 //! and moves the record into it. `respond` is the way of a request from top to bottom.
 
 mod deadline;
+mod grpc;
 pub mod host;
 mod panic;
 pub mod route;
@@ -19,6 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
 use self::deadline::Deadline;
+use self::grpc::{Told, Tongue};
 use self::host::effective_host;
 use self::route::{Miss, Pattern, Routes};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
@@ -237,7 +239,12 @@ impl Worker {
     }
 
     /// Answers a request; cannot fail.
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<RecordedBody<Body>> {
+    async fn handle(
+        self: Rc<Self>,
+        client: Rc<Client>,
+        request: Request<RequestBody>,
+    ) -> Response<Told<RecordedBody<Body>>> {
+        let tongue = Tongue::of(&request);
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
         let gateway = Arc::clone(self.snapshot.borrow_mut().load());
         let answer = {
@@ -248,8 +255,8 @@ impl Worker {
             self.log.metrics().panics.inc();
             Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
         });
-        let response = response.unwrap_or_else(|problem| problem_response(&problem, &mut record));
-        record.answer(response)
+        let response = response.unwrap_or_else(|problem| problem_response(&problem, tongue, &mut record));
+        tongue.told(record.answer(response))
     }
 
     /// The way of a request, from top to bottom.
@@ -289,7 +296,8 @@ impl Worker {
                 Some(response) => response,
                 None => {
                     let answer = Box::pin(auth.handle(request, &below, record.client)).await;
-                    let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, record));
+                    let mut response =
+                        answer.unwrap_or_else(|problem| problem_response(&problem, Tongue::Http, record));
                     crossing.apply(response.headers_mut());
                     response
                 }
@@ -351,7 +359,7 @@ impl Worker {
 
 impl Service for Worker {
     type Client = Client;
-    type Body = RecordedBody<Body>;
+    type Body = Told<RecordedBody<Body>>;
 
     fn connected(&self, info: ConnInfo) -> Client {
         Client { hop: Hop::new(info.peer, info.local), info }
@@ -371,14 +379,15 @@ impl Service for Worker {
         *nothing.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &nothing);
         record.path = Path::default();
-        let response = problem_response(&refusal.into(), &mut record);
-        record.answer(response)
+        let response = problem_response(&refusal.into(), Tongue::Http, &mut record);
+        Tongue::Http.told(record.answer(response))
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
-        let response = problem_response(&refusal.into(), &mut record);
-        record.answer(response)
+        let tongue = Tongue::of(request);
+        let response = problem_response(&refusal.into(), tongue, &mut record);
+        tongue.told(record.answer(response))
     }
 }
 
@@ -442,10 +451,13 @@ fn upstream_target(uri: &http::Uri, path: &NormalPath<'_>) -> Result<Option<http
     }
 }
 
-fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
+fn problem_response(problem: &Problem, tongue: Tongue, record: &mut Record) -> Response<Body> {
     record.code = Some(problem.code.as_str());
     record.reason = Some(problem.reason.clone());
-    let mut response = problem.response(record.request_id.as_str());
+    let mut response = match tongue {
+        Tongue::Http => problem.response(record.request_id.as_str()),
+        Tongue::Grpc | Tongue::GrpcToTheEnd => problem.grpc_response(),
+    };
     let id: HeaderValue = record.request_id.header_value();
     response.headers_mut().insert(X_REQUEST_ID, id);
     response

@@ -15,6 +15,8 @@ mod edits;
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod http2;
