@@ -2,6 +2,7 @@
 
 import clients
 import forward_auth
+import grpc_calls
 import http2
 import pools
 import readme
@@ -19,6 +20,7 @@ ALL = {
     "aws-jwt-verify": clients.jwt_verify,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
+    "grpc": grpc_calls.client_and_server,
     "http2": http2.curl_and_h2load,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
