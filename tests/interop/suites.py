@@ -4,6 +4,7 @@ import clients
 import forward_auth
 import grpc_calls
 import http2
+import large
 import pools
 import readme
 import servers
@@ -22,6 +23,7 @@ ALL = {
     "forward-auth-caddy": forward_auth.caddy,
     "grpc": grpc_calls.client_and_server,
     "http2": http2.curl_and_h2load,
+    "large-bodies": large.bodies,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
 }
