@@ -12,6 +12,10 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use ipnet::IpNet;
 
+mod transport;
+
+pub use transport::{HostNames, TlsSession, Transport, Zone};
+
 /// What is known of a client's connection before its first request.
 #[derive(Clone, Debug)]
 pub struct ConnInfo {
@@ -21,6 +25,8 @@ pub struct ConnInfo {
     pub local: SocketAddr,
     /// The listener, for metrics: its address as the file has it.
     pub listener: Arc<str>,
+    /// What the bytes of the connection travel in.
+    pub transport: Transport,
 }
 
 /// Why a body ended before its end.
@@ -41,6 +47,9 @@ pub enum BodyError {
     /// The route's `timeout` is over.
     #[error("the route's timeout is over")]
     Overdue,
+    /// What the caller was let in with does not hold any more.
+    #[error("the permission ended")]
+    Unpermitted,
 }
 
 /// The body of an answer.
@@ -120,7 +129,10 @@ pub const HOP_BY_HOP: [HeaderName; 9] = [
 pub fn is_ours(name: &HeaderName) -> bool {
     let text = name.as_str();
     // Nearly every header ends here: the names below begin with one of these letters.
-    if !matches!(text.as_bytes().first().copied().map(collapse), Some(b'c' | b'f' | b'k' | b'p' | b't' | b'u' | b'x')) {
+    if !matches!(
+        text.as_bytes().first().copied().map(collapse),
+        Some(b'c' | b'f' | b'k' | b'p' | b's' | b't' | b'u' | b'x')
+    ) {
         return false;
     }
     // The spelling `Transfer_Encoding` is one that proxies pass and CGI servers fold.
@@ -131,7 +143,9 @@ pub fn is_ours(name: &HeaderName) -> bool {
 
 /// Names that only the gateway sets, or that make a backend see another request than was decided on.
 /// Whoever sends the request frames it anew, so that no true `Content-Length` is lost here.
-const OURS: [&str; 11] = [
+const OURS: [&str; 14] = [
+    "client-cert",
+    "client-cert-chain",
     "content-length",
     "forwarded",
     "proxy",
@@ -142,10 +156,13 @@ const OURS: [&str; 11] = [
     "x-method-override",
     "x-real-ip",
     "x-request-id",
+    "x-client-cert",
     "x-client-ip",
 ];
 
-const OUR_PREFIXES: [&str; 4] = ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-"];
+// `X-SSL-…` and `SSL-…` are how others pass on what a client's certificate says.
+const OUR_PREFIXES: [&str; 6] =
+    ["x-forwarded-", "x-original-", "x-rewrite-", "x-portcullis-", "x-ssl-client-", "ssl-client-"];
 
 /// How a lenient backend reads a byte of a header's name.
 const fn collapse(byte: u8) -> u8 {
@@ -314,5 +331,42 @@ mod tests {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
         let two = headers(&[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.0.0.7")]);
         assert_eq!(client_addr("10.0.0.1".parse().unwrap(), &two, &trusted).to_string(), "203.0.113.9");
+    }
+
+    /// Every character that a header's name may have (RFC 9110 §5.6.2).
+    const TOKEN: &str = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+    /// A lenient backend's reading of a name, written out plainly.
+    fn folded(name: &str) -> String {
+        name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_spelling_of_our_words_is_anybody_elses(
+            at: proptest::sample::Index,
+            replacements in proptest::collection::vec((proptest::sample::select(TOKEN.chars().collect::<Vec<_>>()), proptest::bool::ANY), 40),
+            tail in "[a-z0-9-]{0,6}",
+        ) {
+            let whole = HOP_BY_HOP.map(|name| name.as_str().to_owned()).into_iter().chain(OURS.map(str::to_owned));
+            let all: Vec<String> = whole.chain(OUR_PREFIXES.map(|prefix| format!("{prefix}{tail}"))).collect();
+            let name = &all[at.index(all.len())];
+            let spelled: String = name.chars().zip(replacements).map(|(c, (other, upper))| match c {
+                '-' if other.is_ascii_alphanumeric() => '_',
+                '-' => other,
+                c if upper => c.to_ascii_uppercase(),
+                c => c,
+            }).collect();
+            proptest::prop_assert!(is_ours(&HeaderName::from_bytes(spelled.as_bytes()).unwrap()), "{spelled}");
+        }
+
+        #[test]
+        fn what_is_ours_is_exactly_what_reads_like_it(name in "[!#$%&'*+.^_`|~0-9a-zA-Z-]{1,16}|[cfkptuxCFKPTUX][!#$%&'*+.^_`|~0-9a-zA-Z-]{0,24}|x[-_.~](forwarded|original|rewrite|portcullis)[-_.~!][a-z]{0,4}") {
+            let reading = folded(&name);
+            let expected = HOP_BY_HOP.iter().any(|hop| reading == hop.as_str())
+                || OURS.contains(&reading.as_str())
+                || OUR_PREFIXES.iter().any(|prefix| reading.starts_with(prefix));
+            proptest::prop_assert_eq!(is_ours(&HeaderName::from_bytes(name.as_bytes()).unwrap()), expected, "{}", name);
+        }
     }
 }

@@ -54,7 +54,11 @@ enum Command {
     /// Exit with 0 when the running gateway is ready; for HEALTHCHECK
     Health,
     /// Print a new session key
-    Keygen,
+    Keygen {
+        /// A key for assertions instead
+        #[arg(long)]
+        assertion: bool,
+    },
 }
 
 const EXIT_CODES: &str = "\
@@ -63,7 +67,7 @@ Exit codes:
   1   anything that is not below
   2   wrong usage
   3   the configuration cannot be used
-  4   an address cannot be bound
+  4   an address cannot be bound, or certificates and keys for TLS cannot be loaded
   5   a required store cannot be reached
   10  the time to drain was over before every request was finished";
 
@@ -79,7 +83,10 @@ fn main() -> ExitCode {
         Command::Health => {
             cli::with_config(&path, |config| Ok(cli::health::run(config.admin.address, cli::health::DEADLINE)?))
         }
-        Command::Keygen => cli::finish(cli::keygen::run(&mut std::io::stdout(), &mut std::io::stderr())),
+        Command::Keygen { assertion } => {
+            let kind = if assertion { cli::keygen::Kind::Assertion } else { cli::keygen::Kind::Session };
+            cli::finish(cli::keygen::run(kind, &mut std::io::stdout(), &mut std::io::stderr()))
+        }
     };
     ExitCode::from(code)
 }

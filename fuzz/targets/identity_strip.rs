@@ -10,7 +10,7 @@ use portcullis::access::forwarded::{Forwarded, Hop};
 use portcullis::access::identity::{Identity, Stamp, stamp};
 use portcullis::access::{Credential, authorize};
 use portcullis::config::{self, Access, HeaderEdits};
-use portcullis::http::HOP_BY_HOP;
+use portcullis::http::{HOP_BY_HOP, Transport};
 use portcullis::telemetry::trace::{RequestId, TraceContext};
 
 /// Set by the gateway on every request.
@@ -45,7 +45,7 @@ fuzz_target!(|data: &[u8]| {
 
     let identity = Identity::new(&config::Identity { prefix: "x-auth-".to_owned(), headers: Vec::new() });
     let peer = SocketAddr::from(([10, 0, 0, 1], 50_000));
-    let hop = Hop::new(peer, SocketAddr::from(([10, 0, 0, 2], 8080)));
+    let hop = Hop::new(peer, SocketAddr::from(([10, 0, 0, 2], 8080)), &Transport::Plain);
     let host = HeaderValue::from_static("app.example");
     let forwarded = Forwarded {
         hop: &hop,
@@ -60,7 +60,7 @@ fuzz_target!(|data: &[u8]| {
     *request.headers_mut() = headers;
     let edits = HeaderEdits::default();
     let vetted =
-        stamp(request, &permit, &Stamp { identity: &identity, forwarded, keep_authorization: false, edits: &edits })
+        stamp(request, &permit, &Stamp { identity: &identity, forwarded, keep_authorization: false, edits: &edits, assertion: None })
             .expect("there are no claims");
 
     let headers = vetted.request().headers();

@@ -82,6 +82,29 @@ impl Authenticator {
         Ok(principal)
     }
 
+    /// The caller of a request that began earlier, as one with the same token would be seen now. Only
+    /// the clock is not asked again: it is known when a token expires.
+    ///
+    /// # Errors
+    /// When the token was revoked, its key withdrawn, or its pool taken out of the configuration.
+    pub fn again(&self, principal: &Arc<Principal>, now: Timestamp) -> Result<Arc<Principal>, Error> {
+        let (verified, claims) = (principal.verified(), principal.verified().claims());
+        if verified.is_withdrawn() {
+            return Err(Reason::UnknownKey.into());
+        }
+        if self.revoked.is_revoked(claims.jti.as_deref(), claims.origin_jti.as_deref(), now) {
+            return Err(Reason::Revoked.into());
+        }
+        let adopted = self.verifier.adopt(verified)?;
+        let same = Arc::ptr_eq(adopted.pool(), verified.pool());
+        Ok(if same { Arc::clone(principal) } else { Arc::new(self.prepare(adopted)) })
+    }
+
+    /// Another number after each revocation.
+    pub fn revocations(&self) -> u64 {
+        self.revoked.changes()
+    }
+
     fn prepare(&self, verified: Verified) -> Principal {
         Principal {
             headers: self.identity.headers_for(verified.claims(), verified.pool()),
@@ -209,6 +232,35 @@ mod tests {
             assert_eq!(setup.ask(&token, NOW).unwrap_err(), Reason::Revoked.into(), "{kind:?}");
             assert_eq!(setup.ask(&token, NOW).unwrap_err(), Reason::Revoked.into(), "and stays so");
         }
+    }
+
+    #[test]
+    fn a_caller_is_looked_at_again() {
+        let setup = Setup::new();
+        let caller = setup.ask(&good(), NOW).unwrap();
+        assert!(Arc::ptr_eq(&setup.authenticator.again(&caller, NOW).unwrap(), &caller));
+
+        let verifier = |pool: crate::config::Pool| Verifier::new(vec![(Arc::new(pool), setup.keys.clone())]);
+        let with = |pool| {
+            let identity = Arc::clone(&setup.authenticator.identity);
+            Authenticator::new(verifier(pool), identity, Arc::clone(&setup.revoked), &Metrics::new())
+        };
+        let strict = crate::config::Pool { clients: Vec::new(), ..testing::pool() };
+        let moved = with(strict).again(&caller, NOW).unwrap();
+        assert!(moved.verified().pool().clients.is_empty(), "the pool as it is now");
+        let elsewhere = crate::config::Pool { issuers: vec!["https://other.example".into()], ..testing::pool() };
+        assert_eq!(with(elsewhere).again(&caller, NOW).unwrap_err(), Reason::WrongIssuer.into());
+
+        let before = setup.authenticator.revocations();
+        let id = testing::access_claims()["origin_jti"].as_str().unwrap().to_owned();
+        setup.revoked.revoke(Kind::OriginJti, &id, NOW.after(Duration::from_secs(7200)), NOW);
+        assert_ne!(setup.authenticator.revocations(), before);
+        assert_eq!(setup.authenticator.again(&caller, NOW).unwrap_err(), Reason::Revoked.into());
+
+        let other = Setup::new();
+        let caller = other.ask(&good(), NOW).unwrap();
+        other.keys.refresh_fixed(&testing::jwks(&["k2"]), NOW);
+        assert_eq!(other.authenticator.again(&caller, NOW).unwrap_err(), Reason::UnknownKey.into());
     }
 
     #[test]

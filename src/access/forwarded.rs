@@ -9,9 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::http::{X_FORWARDED_FOR, first};
+use crate::http::{Transport, X_FORWARDED_FOR, first};
 use crate::telemetry::trace::{RequestId, TraceContext};
 
+/// RFC 9440 §2.2.
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -28,26 +30,35 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 pub struct Hop {
     peer: HeaderValue,
     port: HeaderValue,
+    proto: &'static str,
+    client_certificate: Option<HeaderValue>,
     forwarded_for: String,
     /// `Forwarded` for the host that was asked for last: clients rarely ask for two.
     forwarded: RefCell<Option<(HeaderValue, HeaderValue)>>,
 }
 
 impl Hop {
-    /// From the two ends of a connection.
-    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+    /// From the two ends of a connection, and what is between them.
+    pub fn new(peer: SocketAddr, local: SocketAddr, transport: &Transport) -> Self {
         let ip = peer.ip().to_canonical();
         let forwarded_for = match ip {
             IpAddr::V4(ip) => format!("for={ip}"),
             // RFC 7239 §6: IPv6 is bracketed and quoted.
             IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
         };
-        Self { peer: ip_value(ip), port: HeaderValue::from(local.port()), forwarded_for, forwarded: RefCell::default() }
+        Self {
+            peer: ip_value(ip),
+            port: HeaderValue::from(local.port()),
+            proto: if transport.tls().is_some() { "https" } else { "http" },
+            client_certificate: transport.tls().and_then(|session| session.client_certificate.clone()),
+            forwarded_for,
+            forwarded: RefCell::default(),
+        }
     }
 
     /// `for=…;host=…;proto=…`.
     fn forwarded(&self, host: Option<&HeaderValue>) -> HeaderValue {
-        let Some(host) = host else { return text_value(&format!("{};proto=http", self.forwarded_for)) };
+        let Some(host) = host else { return text_value(&format!("{};proto={}", self.forwarded_for, self.proto)) };
         let mut memo = self.forwarded.borrow_mut();
         if let Some((known, value)) = &*memo
             && known == host
@@ -56,7 +67,7 @@ impl Hop {
         }
         // The effective host has only characters that may stand in a quoted string.
         let host_text = host.to_str().unwrap_or_default();
-        let value = text_value(&format!("{};host=\"{host_text}\";proto=http", self.forwarded_for));
+        let value = text_value(&format!("{};host=\"{host_text}\";proto={}", self.forwarded_for, self.proto));
         // A copy: the value that came in keeps the whole buffer alive that it was read into.
         *memo = Some((text_value(host_text), value.clone()));
         value
@@ -114,13 +125,16 @@ impl Forwarded<'_> {
         // A trusted peer's own address is not the client's.
         let client = if self.trusted { ip_value(self.client) } else { self.hop.peer.clone() };
         headers.insert(X_FORWARDED_FOR, appended(said.addresses, &self.hop.peer));
-        headers.insert(X_FORWARDED_PROTO, said.proto.unwrap_or(HeaderValue::from_static("http")));
+        headers.insert(X_FORWARDED_PROTO, said.proto.unwrap_or(HeaderValue::from_static(self.hop.proto)));
         if let Some(host) = said.host.or_else(|| self.host.cloned()) {
             headers.insert(X_FORWARDED_HOST, host);
         }
         headers.insert(X_FORWARDED_PORT, said.port.unwrap_or_else(|| self.hop.port.clone()));
         headers.insert(FORWARDED, appended(said.forwarded, &forwarded));
         headers.insert(X_REAL_IP, client);
+        if let Some(certificate) = &self.hop.client_certificate {
+            headers.insert(CLIENT_CERT, certificate.clone());
+        }
         headers.insert(X_REQUEST_ID, self.request_id.header_value());
         headers.insert(TRACEPARENT, self.trace.child().header_value());
         if let Some(notes) = said.tracestate {
@@ -173,7 +187,7 @@ mod tests {
 
     /// What goes upstream, given what came in over a connection from 10.0.0.1.
     fn said(trusted: bool, lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let hop = Hop::new(addr("10.0.0.1:50000"), addr("10.0.0.2:8080"));
+        let hop = Hop::new(addr("10.0.0.1:50000"), addr("10.0.0.2:8080"), &Transport::Plain);
         let host = HeaderValue::from_static("app.example:8080");
         let forwarded = Forwarded {
             hop: &hop,
@@ -281,19 +295,19 @@ mod tests {
 
     #[test]
     fn ipv6_is_bracketed_and_quoted_where_it_has_to_be() {
-        let hop = Hop::new(addr("[2001:db8::1]:50000"), addr("[::1]:80"));
+        let hop = Hop::new(addr("[2001:db8::1]:50000"), addr("[::1]:80"), &Transport::Plain);
         assert_eq!(hop.forwarded(None), "for=\"[2001:db8::1]\";proto=http");
         let host = HeaderValue::from_static("[::1]:80");
         assert_eq!(hop.forwarded(Some(&host)), "for=\"[2001:db8::1]\";host=\"[::1]:80\";proto=http");
         assert_eq!(hop.peer, "2001:db8::1", "X-Forwarded-For has no brackets");
-        let mapped = Hop::new(addr("[::ffff:192.0.2.1]:50000"), addr("[::1]:80"));
+        let mapped = Hop::new(addr("[::ffff:192.0.2.1]:50000"), addr("[::1]:80"), &Transport::Plain);
         assert_eq!(mapped.peer, "192.0.2.1");
         assert_eq!(mapped.forwarded(None), "for=192.0.2.1;proto=http");
     }
 
     #[test]
     fn what_is_remembered_belongs_to_its_host() {
-        let hop = Hop::new(addr("10.0.0.1:50000"), addr("10.0.0.2:8080"));
+        let hop = Hop::new(addr("10.0.0.1:50000"), addr("10.0.0.2:8080"), &Transport::Plain);
         let (a, b) = (HeaderValue::from_static("a.example"), HeaderValue::from_static("b.example"));
         for (host, expected) in [
             (Some(&a), "for=10.0.0.1;host=\"a.example\";proto=http"),

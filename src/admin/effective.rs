@@ -4,20 +4,22 @@
 //! Each part is taken apart by name and without `..`, so that a key that is added cannot be
 //! forgotten here, nor a secret be shown because nobody thought of it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, Config, Cors, Embedded, Endpoint, Flow, HeaderEdits,
-    Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log, LogFormat, PathPattern, Pool,
-    Protocol, Route, Rule, SeedUser, Server, Servers, TokenUse, Upstream, UpstreamTls,
+    Access, Admin, Assertion, Assertions, Auth, Balance, CertificateFiles, ClaimSource, ClientAuth, ClientCa, Config,
+    Cors, Embedded, Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits,
+    Listener, Log, LogFormat, PathPattern, Pool, Protocol, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion,
+    TokenUse, Upstream, UpstreamTls,
 };
 
 /// The configuration of this generation, without its secrets.
 pub fn config(config: &Config, generation: u64) -> Value {
-    let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, log } = config;
+    let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, assertions, log } = config;
     let Admin { address } = admin;
     let listeners: Vec<_> = listeners.iter().map(show_listener).collect();
     let pools: Map<_, _> = pools.iter().map(|pool| (pool.name.to_string(), show_pool(pool))).collect();
@@ -33,6 +35,7 @@ pub fn config(config: &Config, generation: u64) -> Value {
         "route": routes.iter().map(|route| show_route(route)).collect::<Vec<_>>(),
         "auth": auth.as_ref().map(show_auth),
         "identity": show_identity(identity),
+        "assertion": show_assertions(assertions),
         "log": show_log(log),
     })
 }
@@ -42,20 +45,17 @@ pub fn routes(config: &Config) -> Value {
     config.routes.iter().map(|route| show_route(route)).collect()
 }
 
-fn show_listener(listener: &Listener) -> Value {
-    let Listener { address, h2c } = listener;
-    json!({ "address": address, "h2c": h2c })
-}
-
 fn show_server(server: &Server) -> Value {
     let Server { workers, drain, trusted_proxies, limits } = server;
-    let Limits { connections, request_head, idle, head_size, headers, body, body_stall, h2_streams } = limits;
+    let Limits { connections, handshake, request_head, idle, head_size, headers, body, body_stall, h2_streams } =
+        limits;
     json!({
         "workers": workers,
         "drain": duration(*drain),
         "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "limits": {
             "connections": connections,
+            "handshake": duration(*handshake),
             "request_head": duration(*request_head),
             "idle": duration(*idle),
             "head_size": head_size,
@@ -65,6 +65,35 @@ fn show_server(server: &Server) -> Value {
             "h2_streams": h2_streams,
         },
     })
+}
+
+fn show_listener(listener: &Listener) -> Value {
+    let Listener { address, h2c, tls, redirect_http_from } = listener;
+    let tls = tls.as_ref().map(|tls| show_tls(tls, *redirect_http_from));
+    json!({ "address": address, "h2c": h2c, "tls": tls })
+}
+
+fn show_tls(tls: &Tls, redirect_http_from: Option<SocketAddr>) -> Value {
+    let Tls { certificates, client_auth, min_version } = tls;
+    json!({
+        "certificates": certificates.iter().map(show_certificate).collect::<Vec<_>>(),
+        "client_ca": client_auth.authorities().map(|ClientCa { path, place: _ }| path),
+        "client_auth": match client_auth {
+            ClientAuth::Off => "off",
+            ClientAuth::Optional(_) => "optional",
+            ClientAuth::Required(_) => "required",
+        },
+        "min_version": match min_version {
+            TlsVersion::V1_2 => "1.2",
+            TlsVersion::V1_3 => "1.3",
+        },
+        "redirect_http_from": redirect_http_from,
+    })
+}
+
+fn show_certificate(files: &CertificateFiles) -> Value {
+    let CertificateFiles { chain, key, place: _ } = files;
+    json!({ "chain": chain, "key": key })
 }
 
 fn show_pool(pool: &Pool) -> Value {
@@ -130,6 +159,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
         resolve,
         health,
         tls,
+        assertion,
     } = upstream;
     json!({
         "servers": match servers {
@@ -160,15 +190,26 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "resolve": duration(*resolve),
         "health": health.as_ref().map(show_health),
         "tls": show_upstream_tls(tls),
+        "assertion": assertion.as_ref().map(show_assertion),
     })
+}
+
+fn show_assertion(assertion: &Assertion) -> Value {
+    let Assertion { audience, ttl } = assertion;
+    json!({ "audience": audience, "ttl": duration(*ttl) })
+}
+
+/// Of a key its public name.
+fn show_assertions(assertions: &Assertions) -> Value {
+    let Assertions { issuer, keys } = assertions;
+    json!({ "issuer": **issuer, "keys": keys.iter().map(|key| key.kid()).collect::<Vec<_>>() })
 }
 
 fn show_upstream_tls(tls: &UpstreamTls) -> Value {
     let UpstreamTls { ca, client, server_name, danger_accept_invalid } = tls;
-    let pair = |CertificateFiles { chain, key }: &CertificateFiles| json!({ "chain": chain, "key": key });
     json!({
         "ca": ca,
-        "client": client.as_ref().map(pair),
+        "client": client.as_ref().map(show_certificate),
         "server_name": server_name,
         "danger_accept_invalid": danger_accept_invalid,
     })
@@ -195,6 +236,7 @@ fn show_route(route: &Route) -> Value {
         body,
         rewrite,
         timeout,
+        stream_grace,
         limit,
         request_headers,
         response_headers,
@@ -220,6 +262,7 @@ fn show_route(route: &Route) -> Value {
         "strip_prefix": rewrite.as_ref().map(|rewrite| &rewrite.strip),
         "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
         "timeout": duration(timeout.unwrap_or_default()),
+        "stream_grace": stream_grace.map_or_else(|| "off".to_owned(), duration),
         "body": body.unwrap_or(0),
         "limit": limit.as_ref().map(show_limit),
         "request_headers": show_edits(request_headers),
@@ -325,7 +368,8 @@ mod tests {
     use super::*;
     use http::header::{self, HeaderValue};
 
-    use crate::config::{Endpoint, LimitBy, PoolId, Rewrite};
+    use crate::config::{Endpoint, LimitBy, Place, PoolId, Rewrite};
+    use crate::es256::SigningKey;
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -377,6 +421,7 @@ mod tests {
             resolve: seconds(30),
             health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
             tls: UpstreamTls::default(),
+            assertion: Some(Assertion { audience: "app".into(), ttl: seconds(30) }),
         };
         let mut password = HeaderValue::from_static("hunter4");
         password.set_sensitive(true);
@@ -390,14 +435,20 @@ mod tests {
             body: None,
             rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
             timeout: None,
+            stream_grace: None,
             limit: Some(Limit { rate: 10, per: seconds(300), burst: 20, by: LimitBy::Subject }),
             request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
             response_headers: HeaderEdits::default(),
             keep_encoded_slashes: false,
             line: 12,
         };
+        let ca = ClientCa { path: "tls/clients.pem".into(), place: Place::default() };
+        let site = CertificateFiles { chain: "site.pem".into(), key: "site.key".into(), place: Place::default() };
+        let tls =
+            Tls { certificates: vec![site], client_auth: ClientAuth::Required(ca), min_version: TlsVersion::V1_3 };
         let limits = Limits {
             connections: 20_000,
+            handshake: seconds(10),
             request_head: seconds(10),
             idle: seconds(75),
             head_size: 32 << 10,
@@ -406,10 +457,12 @@ mod tests {
             body_stall: seconds(60),
             h2_streams: 128,
         };
+        let address = ([127, 0, 0, 1], 8080).into();
+        let listener = Listener { address, h2c: false, tls: Some(tls), redirect_http_from: None };
         Config {
             source: "config/portcullis.toml".into(),
             server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
-            listeners: vec![Listener { address: ([127, 0, 0, 1], 8080).into(), h2c: true }],
+            listeners: vec![listener],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],
             upstreams: vec![Arc::new(upstream)],
@@ -427,6 +480,7 @@ mod tests {
                 prefix: "x-auth-".into(),
                 headers: vec![(HeaderName::from_static("x-auth-pool"), ClaimSource::Pool)],
             },
+            assertions: Assertions { issuer: "portcullis".into(), keys: vec![Arc::new(SigningKey::generate())] },
             log: Log { level: tracing::Level::INFO, format: LogFormat::Auto, access: true },
         }
     }
@@ -436,12 +490,21 @@ mod tests {
         let shown = config(&example(), 3);
         assert_eq!(shown["generation"], 3);
         assert_eq!(shown["server"]["limits"]["idle"], "75s");
+        assert_eq!(
+            shown["listener"][0]["tls"],
+            json!({
+                "certificates": [{ "chain": "site.pem", "key": "site.key" }], "client_ca": "tls/clients.pem",
+                "client_auth": "required", "min_version": "1.3", "redirect_http_from": null,
+            })
+        );
         assert_eq!(shown["pool"]["main"]["keys"]["stale"], "24h");
         assert_eq!(shown["pool"]["main"]["id"], "eu-west-1_AbC123xyz");
         let heavy = json!({ "url": "http://127.0.0.1:3001", "weight": 3 });
         assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000", heavy]));
         assert_eq!(shown["upstream"]["app"]["balance"], "least");
         assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
+        assert_eq!(shown["upstream"]["app"]["assertion"], json!({ "audience": "app", "ttl": "30s" }));
+        assert_eq!(shown["assertion"]["issuer"], "portcullis");
         assert_eq!(shown["auth"]["floor"], "300ms");
         assert_eq!(shown["auth"]["cors"]["origins"], json!(["https://app.example.com"]));
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");

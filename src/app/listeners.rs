@@ -1,6 +1,5 @@
 //! The listeners that are open, one by one: each can come and go without the others noticing.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +8,8 @@ use tokio::sync::watch;
 
 use super::StartError;
 use crate::config;
-use crate::server::{Admission, Inboxes, Lifecycle, bind};
+use crate::server::tls::Tls;
+use crate::server::{Admission, Entrance, Inboxes, Lifecycle, bind};
 use crate::telemetry::metrics::Metrics;
 
 /// Every listener that accepts connections.
@@ -32,7 +32,7 @@ struct Open {
 
 #[derive(Debug)]
 struct Listener {
-    written: config::Listener,
+    written: Written,
     address: SocketAddr,
     /// Of the same socket, so that other settings at the same address can take it over.
     socket: TcpListener,
@@ -40,12 +40,47 @@ struct Listener {
     lifecycle: watch::Sender<Lifecycle>,
 }
 
+/// A socket that the configuration wants, in its words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Written {
+    /// Of a `[[listener]]`, whose redirect is another.
+    Serves(config::Listener),
+    /// `redirect_http_from`, to the listener at the second address.
+    Redirects(SocketAddr, SocketAddr),
+}
+
+impl Written {
+    /// Every socket, a redirect after its listener. Each comes with what it is called.
+    fn all(listeners: &[config::Listener]) -> impl Iterator<Item = (String, Self)> {
+        listeners.iter().enumerate().flat_map(|(index, listener)| {
+            let name = format!("listener {}", index + 1);
+            let redirect = listener
+                .redirect_http_from
+                .map(|from| (format!("{name}, redirect_http_from"), Self::Redirects(from, listener.address)));
+            let serves = Self::Serves(config::Listener { redirect_http_from: None, ..listener.clone() });
+            [Some((name, serves)), redirect].into_iter().flatten()
+        })
+    }
+
+    const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Serves(listener) => listener.address,
+            Self::Redirects(from, _) => *from,
+        }
+    }
+
+    const fn is_redirect(&self) -> bool {
+        matches!(self, Self::Redirects(..))
+    }
+}
+
 /// A socket that listens and of which nobody accepts yet.
 #[derive(Debug)]
 pub(super) struct Bound {
-    written: config::Listener,
+    written: Written,
     address: SocketAddr,
     socket: TcpListener,
+    entrance: Entrance,
 }
 
 /// The process drains, so that no listener can be opened.
@@ -53,23 +88,52 @@ pub(super) struct Bound {
 pub(super) struct Closed;
 
 impl Bound {
-    /// Takes the addresses, all of them or none. Each listener comes with its place in the file, from 0.
-    pub(super) fn all<'a>(
-        listeners: impl IntoIterator<Item = (usize, &'a config::Listener)>,
-    ) -> Result<Vec<Self>, StartError> {
-        listeners.into_iter().map(|(index, listener)| Self::one(index, listener, || bind(listener.address))).collect()
+    /// Takes the addresses, all of them or none. `tls` is that of these listeners.
+    pub(super) fn all(listeners: &[config::Listener], tls: &Tls) -> Result<Vec<Self>, StartError> {
+        Self::beside(&[], listeners, tls)
     }
 
-    fn one(
-        index: usize,
-        written: &config::Listener,
-        socket: impl FnOnce() -> io::Result<TcpListener>,
-    ) -> Result<Self, StartError> {
-        let address = written.address;
-        let failed = |source| StartError::Bind { what: format!("listener {}", index + 1), address, source };
-        let socket = socket().map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { written: written.clone(), address, socket })
+    /// The same for what is not open yet. What is open under other settings goes on as the same
+    /// socket, so that nobody is turned away in between.
+    fn beside(open: &[Listener], wanted: &[config::Listener], tls: &Tls) -> Result<Vec<Self>, StartError> {
+        let mut left: Vec<&Listener> = open.iter().collect();
+        let wanted: Vec<_> = Written::all(wanted)
+            .map(|(what, written)| {
+                let same = take(&mut left, |open| open.written == written);
+                (what, written, same)
+            })
+            .collect();
+        let (mut bound, mut endpoints, mut port) = (Vec::new(), tls.endpoints().iter(), 0);
+        for (what, written, same) in wanted {
+            let entrance = match &written {
+                Written::Serves(config::Listener { tls: Some(_), .. }) => {
+                    // There is one for each listener that has TLS, in their order.
+                    endpoints.next().map_or(Entrance::Plain { h2c: false }, |one| Entrance::Tls(Arc::clone(one)))
+                }
+                Written::Serves(listener) => Entrance::Plain { h2c: listener.h2c },
+                Written::Redirects(..) => Entrance::Redirect(port),
+            };
+            let address = match same {
+                Some(same) => same.address,
+                None => {
+                    let address = written.address();
+                    let at = |open: &&Listener| open.written.address() == address || open.address == address;
+                    let socket = match take(&mut left, at) {
+                        Some(changed) => changed.socket.try_clone(),
+                        None => bind(address),
+                    };
+                    let failed = |source| StartError::Bind { what: what.clone(), address, source };
+                    let socket = socket.map_err(failed)?;
+                    let address = socket.local_addr().map_err(failed)?;
+                    bound.push(Self { written: written.clone(), address, socket, entrance });
+                    address
+                }
+            };
+            if !written.is_redirect() {
+                port = address.port();
+            }
+        }
+        Ok(bound)
     }
 }
 
@@ -79,22 +143,9 @@ impl Listeners {
         Self { inboxes, metrics, control, admission: watch::Sender::new(admission), open: Mutex::default() }
     }
 
-    /// Takes the addresses of those that are not open yet. One that is open under other settings goes
-    /// on as the same socket, so that nobody is turned away in between.
-    pub(super) fn bind_new(&self, wanted: &[config::Listener]) -> Result<Vec<Bound>, StartError> {
-        let open = self.open();
-        let mut left: Vec<&Listener> = open.listeners.iter().collect();
-        let mut is_new = |wanted: &config::Listener| take(&mut left, |open| open.written == *wanted).is_none();
-        let new: Vec<_> = wanted.iter().enumerate().filter(|(_, wanted)| is_new(wanted)).collect();
-        let bound = new.into_iter().map(|(index, wanted)| {
-            let at = |open: &&Listener| open.written.address == wanted.address || open.address == wanted.address;
-            let socket = || match take(&mut left, at) {
-                Some(changed) => changed.socket.try_clone(),
-                None => bind(wanted.address),
-            };
-            Bound::one(index, wanted, socket)
-        });
-        bound.collect()
+    /// Takes the addresses of those that are not open yet. `tls` is that of all that are `wanted`.
+    pub(super) fn bind_new(&self, wanted: &[config::Listener], tls: &Tls) -> Result<Vec<Bound>, StartError> {
+        Bound::beside(&self.open().listeners, wanted, tls)
     }
 
     /// From now on exactly `wanted` are open: those that are stay as they are, `bound` has the others.
@@ -111,11 +162,11 @@ impl Listeners {
             return Ok(Err(Closed));
         }
         let mut new = Vec::new();
-        for Bound { written, address, socket } in bound {
+        for Bound { written, address, socket, entrance } in bound {
             let (lifecycle, seen) = watch::channel(Lifecycle::Running);
             let _control = self.control.enter();
             let accepting = socket.try_clone().map_err(StartError::Thread)?;
-            let accept = self.inboxes.accept(accepting, written.h2c, self.admission.subscribe(), &self.metrics, seen);
+            let accept = self.inboxes.accept(accepting, entrance, self.admission.subscribe(), &self.metrics, seen);
             new.push((Listener { written, address, socket, lifecycle }, accept.map_err(StartError::Thread)?));
         }
         // Nothing can fail from here on.
@@ -126,8 +177,8 @@ impl Listeners {
             accepting.push(listener);
         }
         let mut before = std::mem::take(&mut open.listeners);
-        for wanted in wanted {
-            let same = |listener: &Listener| listener.written == *wanted;
+        for (_, wanted) in Written::all(wanted) {
+            let same = |listener: &Listener| listener.written == wanted;
             open.listeners.extend(take(&mut before, same).or_else(|| take(&mut accepting, same)));
         }
         for gone in before {
@@ -141,7 +192,17 @@ impl Listeners {
 
     /// Where clients connect, in the order of the configuration.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.open().listeners.iter().map(|listener| listener.address).collect()
+        self.addresses_where(|written| !written.is_redirect())
+    }
+
+    /// Where clients are sent to `https`, in the order of the configuration.
+    pub(super) fn redirects(&self) -> Vec<SocketAddr> {
+        self.addresses_where(Written::is_redirect)
+    }
+
+    fn addresses_where(&self, is_meant: impl Fn(&Written) -> bool) -> Vec<SocketAddr> {
+        let open = self.open();
+        open.listeners.iter().filter(|one| is_meant(&one.written)).map(|one| one.address).collect()
     }
 
     /// Stops accepting, for good, and lets every connection know.

@@ -18,10 +18,11 @@ use tokio::runtime;
 use tokio::sync::{self, Notify, oneshot, watch};
 
 use crate::admin::Admin;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Config, Contents};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
+use crate::server::tls::{self, Tls};
 use crate::server::{Admission, ConnectionLimits, Lifecycle, Patience, Workers};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
@@ -76,6 +77,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Certificates, keys or authorities of listeners are no good.
+    #[error("{}", list(.0))]
+    Tls(Vec<tls::Error>),
     /// The embedded pool did not start.
     #[cfg(feature = "devpool")]
     #[error("the embedded user pool `{name}` did not start")]
@@ -134,7 +138,10 @@ impl App {
         let metrics = Arc::new(Metrics::new());
 
         // Everything that can be taken by another process is asked for first.
-        let bound = Bound::all(config.listeners.iter().enumerate())?;
+        let tls = Tls::prepare(&config.listeners, None, clock.now()).map_err(StartError::Tls)?;
+        let tls = Arc::clone(tls.tls());
+        warn_of_expired(&tls, clock.now());
+        let bound = Bound::all(&config.listeners, &tls)?;
         let address = config.admin.address;
         let admin =
             Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
@@ -143,7 +150,7 @@ impl App {
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;
         let (lifecycle, lifecycle_seen) = watch::channel(Lifecycle::Running);
         let base = Base::new(clock.clone(), Arc::clone(&metrics), control.handle.clone())?;
-        let parts = build::build(&base, config, None)?;
+        let parts = build::build(&base, config, tls, None)?;
         metrics.config_generation.set(parts.generation.cast_signed());
         let config = Arc::clone(&parts.config);
         let snapshot = Arc::new(ArcSwap::new(Arc::clone(&parts.gateway)));
@@ -172,6 +179,7 @@ impl App {
             turn: Arc::new(sync::Mutex::new(())),
         });
         control.handle.spawn(Arc::clone(&live).follow(hangups, watch.is_some()));
+        control.handle.spawn(Arc::clone(&live).watch_certificates());
         let admin_address = admin.address();
         let views = views::views(&live, lifecycle_seen);
         control.handle.spawn(async move {
@@ -190,6 +198,11 @@ impl App {
     /// Where clients connect, in the order of the configuration, with real ports.
     pub fn listeners(&self) -> Vec<SocketAddr> {
         self.live.listeners.addresses()
+    }
+
+    /// Where clients are sent to `https`, in the order of the configuration, with real ports.
+    pub fn redirects(&self) -> Vec<SocketAddr> {
+        self.live.listeners.redirects()
     }
 
     /// Where the operator connects.
@@ -261,11 +274,23 @@ fn wait_for_drain(workers: &Workers, drain: Duration, hurry: &Receiver<()>) -> E
     Ended::Drained
 }
 
+/// Says which certificates are of no use any more, and served all the same.
+fn warn_of_expired(tls: &Tls, now: Timestamp) {
+    for expired in tls.expired(now) {
+        tracing::warn!(error = %expired, "clients will not like this");
+    }
+}
+
+/// Errors, one after the other.
+fn list(errors: &[tls::Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 fn admission(limits: &config::Limits) -> Admission {
     let head = HeadLimits { bytes: limits.head_size, lines: limits.headers };
     let patience = Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall };
     let most = limits.connections;
-    let limits = ConnectionLimits { head, patience, h2_streams: limits.h2_streams };
+    let limits = ConnectionLimits { head, patience, handshake: limits.handshake, h2_streams: limits.h2_streams };
     Admission { most, limits }
 }
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{self, Notify};
+use tokio::time::sleep;
 
 use super::build::{Base, Parts, build};
 use super::change::{Change, change};
 use super::listeners::{Closed, Listeners};
-use super::{StartError, admission};
+use super::{StartError, admission, warn_of_expired};
 use crate::config::{self, Config, Contents, Loaded, Report, Servers, watch};
 use crate::gateway::Gateway;
+use crate::server::tls::Tls;
 use crate::telemetry::LogLevel;
 use crate::telemetry::metrics::{Metrics, Outcome, Pool, Server};
 
@@ -116,6 +118,26 @@ impl Live {
         }
     }
 
+    /// Takes over new certificates of what is in force. Runs until it is dropped.
+    pub(super) async fn watch_certificates(self: Arc<Self>) {
+        loop {
+            sleep(watch::INTERVAL).await;
+            if self.parts.load().tls.endpoints().is_empty() {
+                continue;
+            }
+            // A reload reads them, too.
+            let turn = Arc::clone(&self.turn).lock_owned().await;
+            let live = Arc::clone(&self);
+            let look = tokio::task::spawn_blocking(move || {
+                live.parts.load().tls.refresh(live.base.clock.now());
+                drop(turn);
+            });
+            if look.await.is_err() {
+                tracing::error!("looking at the files of certificates ended in a panic");
+            }
+        }
+    }
+
     /// Why the last reload changed nothing, if it did not.
     pub(super) fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -133,8 +155,9 @@ impl Live {
         let level = config.log.level;
 
         // Everything that can fail comes first.
-        let bound = self.listeners.bind_new(&config.listeners)?;
-        let parts = Arc::new(build(&self.base, config, Some(&before))?);
+        let tls = Tls::prepare(&config.listeners, Some(&before.tls), self.base.clock.now()).map_err(StartError::Tls)?;
+        let bound = self.listeners.bind_new(&config.listeners, tls.tls())?;
+        let parts = Arc::new(build(&self.base, config, Arc::clone(tls.tls()), Some(&before))?);
         let ready = async { tokio::time::timeout(self.key_wait, parts.keys_ready(Some(&before))).await };
         if self.base.control.block_on(ready).is_err() {
             tracing::warn!("the keys of a new user pool cannot be had yet; its tokens are answered with 503");
@@ -142,6 +165,8 @@ impl Live {
         let admission = admission(&parts.config.server.limits);
         self.listeners.replace(&parts.config.listeners, bound, admission)?.map_err(|Closed| NotReloaded::Stopping)?;
 
+        tls.put_in_force();
+        warn_of_expired(&parts.tls, self.base.clock.now());
         self.snapshot.store(Arc::clone(&parts.gateway));
         self.parts.store(Arc::clone(&parts));
         self.base.metrics.config_generation.set(parts.generation.cast_signed());

@@ -9,7 +9,7 @@ use super::build::Parts;
 use super::reload::{Cause, Live, Reloaded};
 use crate::admin::{Part, Ready, View, Views, effective};
 use crate::server::Lifecycle;
-use crate::telemetry::metrics::Pool;
+use crate::telemetry::metrics::{Certificate, Pool};
 use crate::upstream::Upstream;
 
 pub(super) fn views(live: &Arc<Live>, lifecycle: watch::Receiver<Lifecycle>) -> Views {
@@ -48,8 +48,14 @@ pub(super) fn views(live: &Arc<Live>, lifecycle: watch::Receiver<Lifecycle>) -> 
 fn metrics(live: &Live) -> String {
     // These change while nothing happens.
     live.base.revoked.sweep(live.base.clock.now());
-    let metrics = &live.base.metrics;
-    for (pool, keys) in &live.parts.load().key_sets {
+    let (metrics, parts, now) = (&live.base.metrics, live.parts.load(), live.base.clock.now());
+    // A certificate that was replaced may have had another name.
+    metrics.tls_certificate_expiry_seconds.clear();
+    for (name, end) in parts.tls.expiries() {
+        let gauge = metrics.tls_certificate_expiry_seconds.get_or_create_owned(&Certificate::new(name));
+        gauge.set(end.seconds() - now.seconds());
+    }
+    for (pool, keys) in &parts.key_sets {
         let age = keys.status().age_seconds.unwrap_or_default();
         let gauge = metrics.jwks_age_seconds.get_or_create_owned(&Pool::new(Arc::clone(&pool.name)));
         gauge.set(i64::try_from(age).unwrap_or(i64::MAX));

@@ -12,6 +12,7 @@ mod answer;
 pub mod check;
 pub mod cors;
 mod holders;
+pub mod jwks;
 mod members;
 mod sessions;
 mod signin;
@@ -97,6 +98,8 @@ pub struct Auth {
     metrics: Vec<Arc<RouteMetrics>>,
     /// Of [`check`], which stands apart: it has any method and no body.
     check: Arc<RouteMetrics>,
+    /// Of [`jwks`].
+    jwks: Arc<RouteMetrics>,
     /// For everything else below the prefix.
     unknown: Arc<RouteMetrics>,
     sessions: Arc<Sessions>,
@@ -122,6 +125,7 @@ impl Auth {
         Self {
             metrics: ROUTES.iter().map(|route| held(route.path)).collect(),
             check: held(check::PATH),
+            jwks: held(jwks::PATH),
             unknown: held("/*"),
             sessions: Arc::new(Sessions::new()),
             holders: Arc::new(Holders::new()),
@@ -166,6 +170,9 @@ impl Auth {
     pub fn metrics_of(&self, below_prefix: &str) -> &Arc<RouteMetrics> {
         if check::serves(below_prefix).is_some() {
             return &self.check;
+        }
+        if below_prefix == jwks::PATH {
+            return &self.jwks;
         }
         let index = ROUTES.iter().position(|route| route.path == below_prefix);
         index.and_then(|index| self.metrics.get(index)).unwrap_or(&self.unknown)

@@ -4,12 +4,15 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::{Color, exit, online};
-use crate::config::{self, Config, Report};
+use crate::clock::Clock;
+use crate::config::{self, Config, Diagnostic, Place, Report};
+use crate::server::tls::{self, Tls};
 
 /// Checks a file with this process's environment. The report goes to standard error, the sentence
 /// that all is fine to standard output. With `online`, key sets are fetched and upstreams reached.
 ///
-/// Returns the exit code: 0, or [`exit::CONFIG`] on mistakes and, when `strict`, on warnings.
+/// Returns the exit code: 0, or [`exit::CONFIG`] on mistakes and, when `strict`, on warnings; or
+/// [`exit::BIND`] when only certificates and keys are no good.
 pub fn run(path: &Path, strict: bool, online: bool) -> u8 {
     let color = Color::of_stderr().is_on();
     let env = |name: &str| std::env::var(name).ok();
@@ -29,9 +32,13 @@ fn check(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<u8> {
-    let (report, config) = match config::load(path, env) {
-        Ok(loaded) => (loaded.warnings, Some(loaded.config)),
-        Err(report) => (report, None),
+    let (report, config, failure) = match config::load(path, env) {
+        Ok(loaded) => {
+            let report = with_tls(path, &loaded.config, loaded.warnings);
+            let config = (report.errors() == 0).then_some(loaded.config);
+            (report, config, exit::BIND)
+        }
+        Err(report) => (report, None, exit::CONFIG),
     };
     if !report.diagnostics.is_empty() {
         let text = if color { report.colored() } else { report.to_string() };
@@ -47,11 +54,43 @@ fn check(
             writeln!(out, "{} can be used, with {found}: {}", path.display(), contents(&config))?;
             Ok(0)
         }
-        _ => {
+        Some(_) => {
             writeln!(err, "{} cannot be used: {found}", path.display())?;
             Ok(exit::CONFIG)
         }
+        None => {
+            writeln!(err, "{} cannot be used: {found}", path.display())?;
+            Ok(failure)
+        }
     }
+}
+
+/// The warnings with what is wrong with the files that listeners' TLS needs.
+fn with_tls(path: &Path, config: &Config, warnings: Report) -> Report {
+    let now = Clock::System.now();
+    let found: Vec<Diagnostic> = match Tls::prepare(&config.listeners, None, now) {
+        Ok(prepared) => {
+            let expired = prepared.tls().expired(now).into_iter();
+            expired.map(|error| at_place(Diagnostic::warning(error.to_string()), &error.place)).collect()
+        }
+        Err(errors) => errors
+            .iter()
+            .map(|error| match error {
+                tls::Error::File(file) => at_place(Diagnostic::error(error.to_string()), &file.place),
+                tls::Error::Setup(cause) => Diagnostic::error(format!("{error}: {cause}")),
+            })
+            .collect(),
+    };
+    if found.is_empty() {
+        return warnings;
+    }
+    // It was read a moment ago; without it only the quoted lines are missing.
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    Report::new(path, &text, warnings.diagnostics.into_iter().chain(found).collect())
+}
+
+fn at_place(diagnostic: Diagnostic, place: &Place) -> Diagnostic {
+    diagnostic.at(place.0.clone(), "named here")
 }
 
 /// How much was found: `2 errors, 1 warning`.

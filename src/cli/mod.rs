@@ -24,7 +24,7 @@ pub mod exit {
     pub const OTHER: u8 = 1;
     /// The configuration cannot be used.
     pub const CONFIG: u8 = 3;
-    /// An address cannot be bound.
+    /// An address cannot be bound, or the files of TLS cannot be loaded.
     pub const BIND: u8 = 4;
     /// The time to drain was over before every request was finished.
     pub const NOT_DRAINED: u8 = 10;

@@ -27,7 +27,7 @@ pub fn run(path: &Path) -> u8 {
         Err(error) => {
             super::print_error(&*error);
             match error.downcast_ref() {
-                Some(StartError::Bind { .. } | StartError::Upstream { .. }) => exit::BIND,
+                Some(StartError::Bind { .. } | StartError::Tls(_) | StartError::Upstream { .. }) => exit::BIND,
                 _ => exit::OTHER,
             }
         }
@@ -128,14 +128,18 @@ async fn listen(
 fn banner(app: &App, color: Color) -> String {
     let config = app.config();
     let bold = |text: &str| color.bold(text);
-    let addresses = |list: &[std::net::SocketAddr]| {
-        list.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", ")
+    let scheme = |at: usize| match config.listeners.get(at).and_then(|listener| listener.tls.as_ref()) {
+        Some(_) => "https://",
+        None => "http://",
     };
+    let listening = app.listeners();
+    let listening: Vec<_> =
+        listening.iter().enumerate().map(|(at, address)| format!("{}{address}", scheme(at))).collect();
     let mut lines = vec![
         String::new(),
         format!("  {} {}", bold("Portcullis"), env!("CARGO_PKG_VERSION")),
         String::new(),
-        format!("  listening   {}", addresses(&app.listeners())),
+        format!("  listening   {}", listening.join(", ")),
         format!("  admin       http://{}  (/ready /metrics /routes /keys /outbox)", app.admin()),
     ];
     for pool in &config.pools {
@@ -145,7 +149,8 @@ fn banner(app: &App, color: Color) -> String {
         };
         lines.push(format!("  pool {:<6} {}, {place}", pool.name, pool.id));
     }
-    let entry = app.listeners().first().map(ToString::to_string).unwrap_or_default();
+    // curl takes an address without a scheme for plain HTTP.
+    let entry = listening.first().map(|entry| entry.strip_prefix("http://").unwrap_or(entry)).unwrap_or_default();
     let seeded =
         config.pools.iter().filter_map(|pool| pool.embedded.as_ref()).flat_map(|embedded| &embedded.users).next();
     if let (Some(user), Some(auth)) = (seeded, &config.auth) {

@@ -18,8 +18,20 @@ pub struct Shape {
 pub static ROOT: Shape = Shape {
     place: "the file",
     keys: &[
-        "version", "server", "listener", "admin", "pool", "upstream", "route", "auth", "identity", "session", "store",
-        "log", "trace",
+        "version",
+        "server",
+        "listener",
+        "admin",
+        "pool",
+        "upstream",
+        "route",
+        "auth",
+        "identity",
+        "assertion",
+        "session",
+        "store",
+        "log",
+        "trace",
     ],
 };
 /// `[server]`.
@@ -41,6 +53,13 @@ pub static LIMITS: Shape = Shape {
 };
 /// `[[listener]]`.
 pub static LISTENER: Shape = Shape { place: "[[listener]]", keys: &["address", "proxy_protocol", "h2c", "tls"] };
+/// `[listener.tls]`.
+pub static TLS: Shape = Shape {
+    place: "[listener.tls]",
+    keys: &["certificates", "client_ca", "client_auth", "min_version", "redirect_http_from"],
+};
+/// One of `certificates` there, and `client` in [upstream.NAME.tls].
+pub static CERTIFICATE: Shape = Shape { place: "a certificate", keys: &["chain", "key"] };
 /// `[admin]`.
 pub static ADMIN: Shape = Shape { place: "[admin]", keys: &["address"] };
 /// `[pool.NAME]`.
@@ -92,10 +111,10 @@ pub static ENDPOINT: Shape = Shape { place: "a server", keys: &["url", "weight"]
 /// `[upstream.NAME.tls]`.
 pub static UPSTREAM_TLS: Shape =
     Shape { place: "[upstream.NAME.tls]", keys: &["ca", "client", "server_name", "danger_accept_invalid"] };
-/// `client` there.
-pub static CLIENT_CERTIFICATE: Shape = Shape { place: "`client`", keys: &["chain", "key"] };
 /// `[upstream.NAME.health]`.
 pub static HEALTH: Shape = Shape { place: "[upstream.NAME.health]", keys: &["path", "every", "timeout", "up", "down"] };
+/// `[upstream.NAME.assertion]`.
+pub static UPSTREAM_ASSERTION: Shape = Shape { place: "[upstream.NAME.assertion]", keys: &["audience", "ttl"] };
 /// `[[route]]`.
 pub static ROUTE: Shape = Shape {
     place: "[[route]]",
@@ -108,6 +127,7 @@ pub static ROUTE: Shape = Shape {
         "strip_prefix",
         "rewrite",
         "timeout",
+        "stream_grace",
         "body",
         "websocket",
         "limit",
@@ -133,6 +153,8 @@ pub static AUTH: Shape = Shape {
 pub static CORS: Shape = Shape { place: "`cors`", keys: &["origins"] };
 /// `[identity]`.
 pub static IDENTITY: Shape = Shape { place: "[identity]", keys: &["prefix", "headers"] };
+/// `[assertion]`.
+pub static ASSERTION: Shape = Shape { place: "[assertion]", keys: &["issuer", "keys"] };
 /// `[store]`.
 pub static STORE: Shape = Shape { place: "[store]", keys: &["kind", "url", "file"] };
 /// `[log]`.
@@ -179,6 +201,25 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&LISTENER, "addr", "`address`"),
     (&LISTENER, "port", "`address`, an IP address with the port"),
     (&LISTENER, "host", "`address`, an IP address with the port"),
+    (&TLS, "certificate", "`certificates`, a list of { chain, key }"),
+    (&TLS, "certs", "`certificates`, a list of { chain, key }"),
+    (&TLS, "cert", "`certificates`, a list of { chain, key }"),
+    (&TLS, "ssl_certificate", "`certificates`, a list of { chain, key }"),
+    (&TLS, "chain", "`certificates`, a list of { chain, key }"),
+    (&TLS, "key", "`certificates`, a list of { chain, key }"),
+    (&TLS, "ca", "`client_ca`"),
+    (&TLS, "ssl_client_certificate", "`client_ca`"),
+    (&TLS, "ssl_verify_client", "`client_auth`"),
+    (&TLS, "verify_client", "`client_auth`"),
+    (&TLS, "min_tls_version", "`min_version`"),
+    (&TLS, "versions", "`min_version`"),
+    (&TLS, "ssl_protocols", "`min_version`"),
+    (&TLS, "redirect", "`redirect_http_from`"),
+    (&CERTIFICATE, "cert", "`chain`"),
+    (&CERTIFICATE, "certificate", "`chain`"),
+    (&CERTIFICATE, "fullchain", "`chain`"),
+    (&CERTIFICATE, "private_key", "`key`"),
+    (&CERTIFICATE, "privkey", "`key`"),
     (&ADMIN, "listen", "`address`"),
     (&ADMIN, "bind", "`address`"),
     (&ADMIN, "port", "`address`, an IP address with the port"),
@@ -222,8 +263,6 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&UPSTREAM_TLS, "sni", "`server_name`"),
     (&UPSTREAM_TLS, "insecure", "`danger_accept_invalid`"),
     (&UPSTREAM_TLS, "insecure_skip_verify", "`danger_accept_invalid`"),
-    (&CLIENT_CERTIFICATE, "cert", "`chain`"),
-    (&CLIENT_CERTIFICATE, "certificate", "`chain`"),
     (&HEALTH, "interval", "`every`"),
     (&HEALTH, "url", "`path`"),
     (&HEALTH, "rise", "`up`"),
@@ -271,6 +310,14 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&CORS, "allow_origins", "`origins`"),
     (&IDENTITY, "header_prefix", "`prefix`"),
     (&IDENTITY, "claims", "`headers`"),
+    (&ASSERTION, "key", "`keys`, a list"),
+    (&ASSERTION, "iss", "`issuer`"),
+    (&ASSERTION, "audience", "`audience` in [upstream.NAME.assertion]"),
+    (&ASSERTION, "ttl", "`ttl` in [upstream.NAME.assertion]"),
+    (&UPSTREAM_ASSERTION, "aud", "`audience`"),
+    (&UPSTREAM_ASSERTION, "lifetime", "`ttl`"),
+    (&UPSTREAM_ASSERTION, "keys", "`keys` in [assertion]"),
+    (&UPSTREAM_ASSERTION, "issuer", "`issuer` in [assertion]"),
     (&STORE, "type", "`kind`"),
     (&LOG, "access_log", "`access`"),
     (&LOG, "log_level", "`level`"),
@@ -312,12 +359,9 @@ use Refused::{All, AllBut, Starting};
 const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "session", All, "[session]"),
     unavailable(&ROOT, "trace", All, "[trace]"),
-    unavailable(&LIMITS, "handshake", AllBut(&["\"10s\""]), "`handshake`"),
     unavailable(&LISTENER, "address", Starting("unix:"), "a listener on a unix socket"),
     unavailable(&LISTENER, "proxy_protocol", AllBut(&["false"]), "`proxy_protocol`"),
-    unavailable(&LISTENER, "tls", All, "[listener.tls]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
-    unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
     unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),

@@ -27,6 +27,7 @@ pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
 pub use crate::config::edits::{HeaderEdits, Rewrite};
 pub use crate::config::validate::parse;
 pub use crate::config::watch::Contents;
+use crate::es256::SigningKey;
 use crate::secret::Secret;
 
 /// A file that can be used.
@@ -82,6 +83,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// `[identity]`.
     pub identity: Identity,
+    /// `[assertion]`.
+    pub assertions: Assertions,
     /// `[log]`.
     pub log: Log,
 }
@@ -104,6 +107,8 @@ pub struct Server {
 pub struct Limits {
     /// Open client connections, over all listeners.
     pub connections: usize,
+    /// A TLS handshake, from the first byte to the last.
+    pub handshake: Duration,
     /// From the first byte of a request to the end of its head.
     pub request_head: Duration,
     /// A kept connection without a request.
@@ -125,9 +130,75 @@ pub struct Limits {
 pub struct Listener {
     /// Port 0 takes any free port.
     pub address: SocketAddr,
-    /// Clients may speak HTTP/2 from the first byte on, without TLS.
+    /// Clients may speak HTTP/2 from the first byte on, without TLS. With TLS, ALPN tells.
     pub h2c: bool,
+    /// `[listener.tls]`; absent: plaintext.
+    pub tls: Option<Tls>,
+    /// A plaintext address that answers everything with a redirect here. Port 0 takes any free port.
+    pub redirect_http_from: Option<SocketAddr>,
 }
+
+/// `[listener.tls]`: how the listener speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// At least one; the first is also for names that none is for.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuth,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// Whether a listener asks clients for certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// It does not ask.
+    Off,
+    /// It asks; one that is shown must be good.
+    Optional(ClientCa),
+    /// Without a good one there is no connection.
+    Required(ClientCa),
+}
+
+impl ClientAuth {
+    /// Who vouches for clients, where that matters.
+    pub fn authorities(&self) -> Option<&ClientCa> {
+        match self {
+            Self::Off => None,
+            Self::Optional(ca) | Self::Required(ca) => Some(ca),
+        }
+    }
+}
+
+/// `client_ca`: a PEM file of authorities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCa {
+    /// The file.
+    pub path: PathBuf,
+    /// Where it stands in the file.
+    pub place: Place,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
+}
+
+/// Where in the file something stands. Any two are equal: a line that moves changes no meaning.
+#[derive(Clone, Debug, Default)]
+pub struct Place(pub diagnostic::Span);
+
+impl PartialEq for Place {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Place {}
 
 /// `[admin]`: the operator's listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,6 +369,17 @@ pub struct Upstream {
     pub health: Option<Health>,
     /// `[upstream.NAME.tls]`.
     pub tls: UpstreamTls,
+    /// `[upstream.NAME.assertion]`; absent: nothing is signed for it.
+    pub assertion: Option<Assertion>,
+}
+
+/// `[upstream.NAME.assertion]`: what is said of a request is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assertion {
+    /// Whom it is for: `aud`.
+    pub audience: String,
+    /// How long it is good, 1 to 60 s.
+    pub ttl: Duration,
 }
 
 /// `[upstream.NAME.health]`: how servers are probed.
@@ -396,6 +478,8 @@ pub struct CertificateFiles {
     pub chain: PathBuf,
     /// PEM file of the private key.
     pub key: PathBuf,
+    /// Where they stand in the file.
+    pub place: Place,
 }
 
 /// How the servers of an upstream are spoken to.
@@ -452,6 +536,9 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// From the end of the request's head to the last byte of its answer. `None`: no limit.
     pub timeout: Option<Duration>,
+    /// How long an answer may go on after its caller's token has expired, or would be refused for
+    /// another reason. `None`: to its end.
+    pub stream_grace: Option<Duration>,
     /// How often somebody may ask.
     pub limit: Option<Limit>,
     /// What is changed of the request's headers, after all that the gateway does with them itself.
@@ -584,6 +671,15 @@ impl Identity {
     pub fn manages(&self, name: &HeaderName) -> bool {
         crate::http::starts_collapsed(name.as_str(), self.prefix.as_bytes())
     }
+}
+
+/// `[assertion]`: who signs for upstreams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assertions {
+    /// `iss`.
+    pub issuer: Arc<str>,
+    /// The first signs, all are published. Empty: the process makes one for itself.
+    pub keys: Vec<Arc<SigningKey>>,
 }
 
 /// Where an identity header's value comes from.

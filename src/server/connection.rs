@@ -57,6 +57,8 @@ pub struct ConnectionLimits {
     pub head: HeadLimits,
     /// The time things may take.
     pub patience: Patience,
+    /// The time a TLS handshake may take.
+    pub handshake: Duration,
     /// Requests that may be open at once on one HTTP/2 connection.
     pub h2_streams: u32,
 }
@@ -242,7 +244,12 @@ where
     }
     bytes.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
     bytes.extend_from_slice(&body);
-    stream.write_all(&bytes).await?;
+    write_last(stream, &bytes).await
+}
+
+/// Writes the last bytes of a connection, and closes so that the client gets to read them.
+pub(super) async fn write_last<I: AsyncRead + AsyncWrite + Unpin>(stream: &mut I, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
     stream.shutdown().await?;
     drain(stream).await
 }

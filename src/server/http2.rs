@@ -127,6 +127,17 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     tracing::debug!(flood = ?pulse.flood(), ?cut, "an HTTP/2 connection is over");
 }
 
+/// What a client gets that is not served: the SETTINGS that a server begins with (RFC 9113 §3.4) and
+/// a GOAWAY (§6.8), which says that nothing was done, and why.
+pub(super) fn go_away(reason: &str) -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    /// Of connection 0, with 0 as the last stream.
+    const GOAWAY: [u8; 10] = [7, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
+    let length = u16::try_from(8 + reason.len()).unwrap_or(u16::MAX).to_be_bytes();
+    [&SETTINGS[..], &[0], &length, &GOAWAY, &ENHANCE_YOUR_CALM, reason.as_bytes()].concat()
+}
+
 /// Takes no further request: a GOAWAY, and the end when those that are open are answered (RFC 9113
 /// §6.8).
 fn finish<I, B, S>(connection: Pin<&mut http2::Connection<I, S, Tasks>>, pulse: &Pulse)

@@ -1,7 +1,7 @@
 //! The data plane: threads that each keep their connections for life.
 //!
 //! One accept loop per listener hands a new connection to the worker with the fewest. From then on
-//! everything about it (HTTP, upstream connections, buffers) stays on that thread, so nothing there
+//! everything about it (TLS, HTTP, upstream connections, buffers) stays on that thread, so nothing there
 //! needs a lock or a wake-up from another core.
 
 use std::io;
@@ -16,11 +16,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::connection::{ConnectionLimits, LINGER, Lifecycle, Service, send_last, serve};
-use super::framing::Refusal;
-use super::http2;
-use super::preface::{Opening, opening};
-use crate::http::ConnInfo;
+use super::connection::{ConnectionLimits, Lifecycle, Service};
+use super::entrance::{Entrance, enter, turn_away};
+use crate::http::{ConnInfo, Transport};
 use crate::telemetry::metrics::{Level, Listener, Metrics};
 
 /// Connections that the kernel holds until they are accepted.
@@ -59,8 +57,7 @@ struct Slot {
 struct Accepted {
     stream: TcpStream,
     info: ConnInfo,
-    /// The client may begin with HTTP/2.
-    h2c: bool,
+    entrance: Entrance,
     /// The most connections there may be are already open: it only gets to hear so.
     overloaded: bool,
     limits: ConnectionLimits,
@@ -144,15 +141,14 @@ impl Workers {
 
 impl Inboxes {
     /// Accepts connections on `listener` until it drains, which is told to its connections, too; a
-    /// task for the control runtime. A connection is held to what `admission` says when it comes. With
-    /// `h2c` it may speak HTTP/2 from the first byte on, without TLS.
+    /// task for the control runtime. A connection is held to what `admission` says when it comes.
     ///
     /// # Errors
     /// When the listener cannot be polled.
     pub fn accept(
         &self,
         listener: TcpListener,
-        h2c: bool,
+        entrance: Entrance,
         admission: watch::Receiver<Admission>,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
@@ -162,6 +158,11 @@ impl Inboxes {
         let name: Arc<str> = local.to_string().into();
         let gauge = metrics.connections.get_or_create_owned(&Listener::new(Arc::clone(&name)));
         let slots = Arc::clone(&self.0);
+        let transport = match entrance {
+            Entrance::Redirect(port) => Transport::Redirect(port),
+            // It is `Tls` when hands have been shaken.
+            Entrance::Plain { .. } | Entrance::Tls(_) => Transport::Plain,
+        };
         let listener = tokio::net::TcpListener::from_std(listener)?;
         Ok(async move {
             loop {
@@ -173,9 +174,9 @@ impl Inboxes {
                 };
                 match accepted {
                     Ok((stream, peer)) => {
-                        let info = ConnInfo { peer, local, listener: Arc::clone(&name) };
-                        let lifecycle = lifecycle.clone();
-                        hand_over(&slots, stream, (info, h2c), *admission.borrow(), lifecycle, gauge.clone());
+                        let info = ConnInfo { peer, local, listener: Arc::clone(&name), transport: transport.clone() };
+                        let (entrance, lifecycle) = (entrance.clone(), lifecycle.clone());
+                        hand_over(&slots, stream, (info, entrance), *admission.borrow(), lifecycle, gauge.clone());
                     }
                     Err(error) => {
                         tracing::warn!(%error, listener = %name, "a connection could not be accepted");
@@ -214,7 +215,7 @@ fn open(slots: &[Slot]) -> usize {
 fn hand_over(
     slots: &[Slot],
     stream: TcpStream,
-    (info, h2c): (ConnInfo, bool),
+    (info, entrance): (ConnInfo, Entrance),
     admission: Admission,
     lifecycle: watch::Receiver<Lifecycle>,
     gauge: Level,
@@ -226,7 +227,7 @@ fn hand_over(
     gauge.inc();
     let place = Place { open: Arc::clone(&slot.open), gauge };
     // A worker that is gone is one that stops: the connection closes with the message.
-    slot.inbox.send(Accepted { stream, info, h2c, overloaded, limits, lifecycle, place }).unwrap_or_default();
+    slot.inbox.send(Accepted { stream, info, entrance, overloaded, limits, lifecycle, place }).unwrap_or_default();
 }
 
 /// One worker's life.
@@ -263,41 +264,14 @@ async fn run<S: Service>(
 }
 
 async fn begin<S: Service>(accepted: Accepted, service: Rc<S>) {
-    let Accepted { stream, info, h2c, overloaded, limits, lifecycle, place } = accepted;
+    let Accepted { stream, info, entrance, overloaded, limits, lifecycle, place } = accepted;
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
     match stream {
         Err(error) => tracing::debug!(%error, "a connection was gone before it began"),
-        Ok(mut stream) if overloaded => {
-            let client = service.connected(info);
-            let answer = service.refuse(&client, Refusal::Overloaded);
-            // It must not hold a place for long: there are none.
-            let last = tokio::time::timeout(Duration::from_millis(200), send_last(&mut stream, answer)).await;
-            tracing::debug!(told = last.is_ok(), "too many connections");
-        }
-        Ok(stream) if h2c => Box::pin(serve_either(stream, info, service, limits, lifecycle)).await,
-        Ok(stream) => serve(stream, info, service, limits, lifecycle).await,
+        Ok(stream) if overloaded => Box::pin(turn_away(stream, info, entrance, &*service, lifecycle)).await,
+        Ok(stream) => enter(stream, info, entrance, service, limits, lifecycle).await,
     }
     drop(place);
-}
-
-/// Serves whichever of the two the client begins with.
-async fn serve_either<S: Service>(
-    stream: tokio::net::TcpStream,
-    info: ConnInfo,
-    service: Rc<S>,
-    limits: ConnectionLimits,
-    lifecycle: watch::Receiver<Lifecycle>,
-) {
-    match opening(stream, &limits.patience, lifecycle.clone()).await {
-        Opening::Http2(stream) => http2::serve(stream, info, service, limits, lifecycle).await,
-        Opening::Http1(stream) => serve(stream, info, service, limits, lifecycle).await,
-        Opening::Late(mut stream) => {
-            let answer = service.refuse(&service.connected(info), Refusal::HeadTimeout);
-            let told = tokio::time::timeout(LINGER, send_last(&mut stream, answer)).await;
-            tracing::debug!(told = told.is_ok(), "refused before the protocol was known");
-        }
-        Opening::Gone => {}
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::http1::Failure;
 use super::replay::{self, Replay};
 use super::trailers::{self, Trailers};
 use super::{Exchange, Managed};
-use crate::http::BodyError;
+use crate::http::{BodyError, is_ours};
 
 /// Frames a request from what is known of its body, and from nothing that the client wrote.
 ///
@@ -234,7 +234,7 @@ where
         };
         Poll::Ready(Some(Ok(match frame.into_trailers() {
             Ok(mut fields) => {
-                trailers::strip(&mut fields, |name| (upload.managed)(name));
+                trailers::strip(&mut fields, |name| is_ours(name) || (upload.managed)(name));
                 upload.kept.forget();
                 upload.enter(State::Sent);
                 Frame::trailers(fields)

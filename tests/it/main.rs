@@ -1,6 +1,8 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod assertion;
+#[cfg(test)]
 mod balancing;
 #[cfg(test)]
 mod caps;
@@ -41,4 +43,8 @@ mod reload;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;

@@ -10,6 +10,7 @@ use super::*;
 use crate::access::forwarded::Hop;
 use crate::access::{Credential, Principal, authorize};
 use crate::config::Access;
+use crate::http::Transport;
 use crate::telemetry::trace::{RequestId, TraceContext};
 use crate::token::testing;
 
@@ -53,7 +54,8 @@ fn permit(headers: Result<Headers, Unrepresentable>) -> Permit {
 }
 
 fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> Result<HeaderMap, Unrepresentable> {
-    let hop = Hop::new(SocketAddr::from(([10, 0, 0, 1], 50_000)), SocketAddr::from(([10, 0, 0, 2], 8080)));
+    let hop =
+        Hop::new(SocketAddr::from(([10, 0, 0, 1], 50_000)), SocketAddr::from(([10, 0, 0, 2], 8080)), &Transport::Plain);
     let host = HeaderValue::from_static("app.example");
     let forwarded = Forwarded {
         hop: &hop,
@@ -67,7 +69,7 @@ fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> 
     *request.headers_mut() = headers;
     let identity = identity(&[("x-auth-subject", claim("sub"))]);
     let edits = HeaderEdits::default();
-    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: keep, edits: &edits };
+    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: keep, edits: &edits, assertion: None };
     stamp(request, permit, &stamp_with).map(|vetted| vetted.request().headers().clone())
 }
 

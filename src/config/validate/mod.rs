@@ -1,10 +1,12 @@
 //! From the file to what it means. Nothing stops at the first mistake: each section notes its own
 //! and goes on with defaults, and a `Config` leaves this module only if none was noted.
 
+mod assertion;
 mod edits;
 mod identity;
 mod pool;
 mod route;
+mod tls;
 mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
@@ -66,6 +68,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     let upstreams = upstream::all(root);
     let auth = identity::auth(root, &pools);
     let identity = identity::identity(root);
+    let assertions = assertion::assertions(root, auth.as_ref());
     let names = route::Names {
         identity: &identity,
         pools: pools.iter().map(|pool| &*pool.name).collect(),
@@ -89,6 +92,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
         routes: routes.into_iter().filter_map(|route| route.meaning).map(Arc::new).collect(),
         auth,
         identity,
+        assertions,
         log: log(&root.child("log", &LOG)),
     }
 }
@@ -134,6 +138,7 @@ fn limits(section: &Section<'_>) -> Limits {
     });
     Limits {
         connections: section.count("connections", 20_000, 1..=10_000_000),
+        handshake: section.positive_duration("handshake", Duration::from_secs(10)),
         request_head: section.positive_duration("request_head", Duration::from_secs(10)),
         idle: section.positive_duration("idle", Duration::from_secs(75)),
         head_size: usize::try_from(head_size).unwrap_or(usize::MAX),
@@ -162,10 +167,14 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
         let h2c = section.flag("h2c", false);
+        let (tls, redirect_http_from) = match tls::tls(&section, h2c, bound) {
+            Some((tls, redirect)) => (Some(tls), redirect),
+            None => (None, None),
+        };
         let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
         let (span, address) = (address.span(), address.into_inner());
         bound.push(Bound { address, span, what: "a listener".to_owned() });
-        listeners.push(Listener { address, h2c });
+        listeners.push(Listener { address, h2c: h2c && tls.is_none(), tls, redirect_http_from });
     }
     listeners
 }

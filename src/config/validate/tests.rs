@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Pool;
 use crate::config::file::{
-    ACCESS, AUTH, CLIENT_CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape, UPSTREAM,
-    UPSTREAM_TLS, USER,
+    ACCESS, ASSERTION, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape, TLS,
+    UPSTREAM, UPSTREAM_ASSERTION, UPSTREAM_TLS, USER,
 };
 
 fn parsed(text: &str) -> Result<Loaded, Report> {
@@ -132,15 +132,17 @@ fn with_key(shape: &Shape, key: &str, value: &str) -> String {
         "a secret" => format!("[pool.main.client_secret]\n{line}"),
         "[upstream.NAME]" => format!("[upstream.app]\n{line}"),
         "[upstream.NAME.health]" => format!("[upstream.app.health]\n{line}"),
+        "[upstream.NAME.assertion]" => format!("[upstream.app.assertion]\n{line}"),
         "[upstream.NAME.tls]" => format!("[upstream.app.tls]\n{line}"),
-        "`client`" => format!("[upstream.app.tls.client]\n{line}"),
+        "[listener.tls]" => format!("[[listener]]\n[listener.tls]\n{line}"),
+        "a certificate" => format!("[[listener]]\n[[listener.tls.certificates]]\n{line}"),
         "a server" => format!("[[upstream.app.servers]]\n{line}"),
         "`access`" => format!("[[route]]\n[route.access]\n{line}"),
         header => format!("{header}\n{line}"),
     }
 }
 
-const SHAPES: [&Shape; 21] = [
+const SHAPES: [&Shape; 24] = [
     &ROOT,
     &SERVER,
     &LIMITS,
@@ -161,7 +163,10 @@ const SHAPES: [&Shape; 21] = [
     &LOG,
     &HEALTH,
     &UPSTREAM_TLS,
-    &CLIENT_CERTIFICATE,
+    &CERTIFICATE,
+    &TLS,
+    &UPSTREAM_ASSERTION,
+    &ASSERTION,
 ];
 
 #[test]

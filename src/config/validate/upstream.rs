@@ -9,13 +9,13 @@ use http::uri::PathAndQuery;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::tls::certificate;
 use crate::config::diagnostic::{Diagnostic, Span, closest};
-use crate::config::file::{CLIENT_CERTIFICATE, ENDPOINT, HEALTH, UPSTREAM, UPSTREAM_TLS};
+use crate::config::file::{CERTIFICATE, ENDPOINT, HEALTH, UPSTREAM, UPSTREAM_TLS};
 use crate::config::section::Section;
+use crate::config::validate::assertion;
 use crate::config::values::{self, Invalid};
-use crate::config::{
-    Balance, CertificateFiles, Endpoint, Health, HostHeader, Protocol, Servers, Transport, Upstream, UpstreamTls,
-};
+use crate::config::{Balance, Endpoint, Health, HostHeader, Protocol, Servers, Transport, Upstream, UpstreamTls};
 
 /// The built-in server.
 const WHOAMI: &str = "whoami:";
@@ -48,6 +48,7 @@ fn one(name: &str, section: &Section<'_>) -> Upstream {
         keep_authorization: section.choice("authorization", false, &[("drop", false), ("keep", true)]),
         resolve: section.positive_duration("resolve", Duration::from_secs(30)),
         health: health(section),
+        assertion: assertion::of_upstream(section),
     }
 }
 
@@ -169,9 +170,7 @@ fn tls(upstream: &Section<'_>, servers: &Servers) -> UpstreamTls {
         let unused = Diagnostic::warning("[upstream.NAME.tls] has no effect");
         section.reader.note(unused.at(section.place.clone(), "no server of this upstream is https://"));
     }
-    let client = section.child("client", &CLIENT_CERTIFICATE);
-    client.require("chain", "\"tls/client.pem\"");
-    client.require("key", "\"tls/client.key\"");
+    let client = section.child("client", &CERTIFICATE);
     let accept_invalid = section.flag("danger_accept_invalid", false);
     if accept_invalid {
         let danger = Diagnostic::warning("any certificate is accepted");
@@ -184,7 +183,7 @@ fn tls(upstream: &Section<'_>, servers: &Servers) -> UpstreamTls {
     };
     UpstreamTls {
         ca: section.path("ca"),
-        client: client.path("chain").zip(client.path("key")).map(|(chain, key)| CertificateFiles { chain, key }),
+        client: certificate(&client, "client"),
         server_name: section.parsed("server_name", "a host name", name).map(Spanned::into_inner),
         danger_accept_invalid: accept_invalid,
     }

@@ -3,7 +3,7 @@ use std::cell::Cell;
 use tokio::io::DuplexStream;
 
 use super::*;
-use crate::http::Body as OurBody;
+use crate::http::{Body as OurBody, Transport};
 
 /// Answers every request with its body (`/slow` after 30 s, `/early` without it, `/drain` after the
 /// process has begun to drain), and refusals with their names.
@@ -67,7 +67,7 @@ fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<(
 
 pub(in crate::server) fn info() -> ConnInfo {
     let address = "127.0.0.1:1".parse().unwrap();
-    ConnInfo { peer: address, local: address, listener: "test".into() }
+    ConnInfo { peer: address, local: address, listener: "test".into(), transport: Transport::Plain }
 }
 
 pub(in crate::server) fn limits() -> ConnectionLimits {
@@ -78,6 +78,7 @@ pub(in crate::server) fn limits() -> ConnectionLimits {
             request_head: Duration::from_secs(10),
             body_stall: Duration::from_secs(60),
         },
+        handshake: Duration::from_secs(10),
         h2_streams: 128,
     }
 }

@@ -194,7 +194,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        // TLS takes bytes that the socket does not: then it is this that waits.
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        self.note_write(&outcome);
+        outcome.map_ok(drop)
     }
 
     /// Closes our end and reads on up to the client's: with unread bytes the close would become a

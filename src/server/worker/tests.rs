@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::http::Body;
 use crate::server::body::RequestBody;
-use crate::server::framing::HeadLimits;
+use crate::server::framing::{HeadLimits, Refusal};
 use crate::server::io::Patience;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -69,7 +69,12 @@ struct Setup {
 impl Setup {
     fn new(count: usize, most: usize) -> Self {
         let patience = Patience { idle: LONG, request_head: LONG, body_stall: LONG };
-        let limits = ConnectionLimits { head: HeadLimits { bytes: 8192, lines: 100 }, patience, h2_streams: 128 };
+        let limits = ConnectionLimits {
+            head: HeadLimits { bytes: 8192, lines: 100 },
+            patience,
+            handshake: LONG,
+            h2_streams: 128,
+        };
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let gate = Arc::new(Gate { arrived: Semaphore::new(0), open: Semaphore::new(0) });
         let make = {
@@ -81,7 +86,9 @@ impl Setup {
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new();
         let (admission, admitted) = watch::channel(Admission { most, limits });
-        tokio::spawn(workers.inboxes().accept(listener, false, admitted, &metrics, lifecycle).unwrap());
+        tokio::spawn(
+            workers.inboxes().accept(listener, Entrance::Plain { h2c: false }, admitted, &metrics, lifecycle).unwrap(),
+        );
         Self { workers, address, switch, admission, gate, metrics }
     }
 
@@ -91,7 +98,12 @@ impl Setup {
         let address = listener.local_addr().unwrap();
         let (switch, lifecycle) = watch::channel(Lifecycle::Running);
         let admitted = self.admission.subscribe();
-        tokio::spawn(self.workers.inboxes().accept(listener, false, admitted, &self.metrics, lifecycle).unwrap());
+        tokio::spawn(
+            self.workers
+                .inboxes()
+                .accept(listener, Entrance::Plain { h2c: false }, admitted, &self.metrics, lifecycle)
+                .unwrap(),
+        );
         (address, switch)
     }
 

@@ -151,6 +151,7 @@ impl Gate {
             resolve: Duration::from_secs(30),
             health: None,
             tls: UpstreamTls::default(),
+            assertion: None,
         };
         change(&mut config);
         let metrics = Metrics::new();

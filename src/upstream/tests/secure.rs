@@ -11,12 +11,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::{BuildError, ConnectError};
 use super::*;
-use crate::config::{CertificateFiles, Transport, UpstreamTls};
+use crate::config::{CertificateFiles, Place, Transport, UpstreamTls};
 
 /// A certificate that vouches for itself, in files.
 fn certificate(folder: &Path, name: &str) -> CertificateFiles {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    let files = CertificateFiles { chain: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
+    let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
+    let files = CertificateFiles { chain, key, place: Place::default() };
     std::fs::write(&files.chain, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     files
@@ -210,7 +211,7 @@ fn files_that_are_not_what_they_should_be_are_named() {
         assert!(matches!(&error, BuildError::File { path, .. } if path == ca), "{error}");
     }
     let client = |chain: &CertificateFiles, key: &CertificateFiles| {
-        let client = CertificateFiles { chain: chain.chain.clone(), key: key.key.clone() };
+        let client = CertificateFiles { key: key.key.clone(), ..chain.clone() };
         built(UpstreamTls { client: Some(client), ..UpstreamTls::default() })
     };
     assert!(matches!(client(&one, &two), Err(BuildError::Tls(_))), "a key of another certificate");

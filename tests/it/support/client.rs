@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::reply::{Reply, check, parse};
@@ -11,10 +11,15 @@ use super::soon;
 /// One connection to the gateway.
 #[derive(Debug)]
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     /// Read, but not yet part of a reply.
     pending: Vec<u8>,
 }
+
+/// What a connection runs over.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Stream for S {}
 
 /// The connection ended before the reply did.
 #[derive(Debug)]
@@ -33,7 +38,12 @@ impl Client {
     pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
         let stream = soon("a connection", TcpStream::connect(address)).await.ok()?;
         stream.set_nodelay(true).unwrap();
-        Some(Self { stream, pending: Vec::new() })
+        Some(Self::over(stream))
+    }
+
+    /// A connection that is there already.
+    pub(crate) fn over(stream: impl AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static) -> Self {
+        Self { stream: Box::new(stream), pending: Vec::new() }
     }
 
     /// Sends these bytes. A peer that has closed already is not a failure: its reply may be there.

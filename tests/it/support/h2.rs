@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::client::Stream;
 use super::soon;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -172,7 +173,7 @@ impl Outcome {
 /// One connection to the gateway.
 #[derive(Debug)]
 pub(crate) struct H2 {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     pending: Vec<u8>,
     /// Frames that were read while others were waited for.
     kept: Vec<Frame>,
@@ -183,7 +184,12 @@ impl H2 {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = soon("a connection", TcpStream::connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, pending: Vec::new(), kept: Vec::new() }
+        Self::over(stream)
+    }
+
+    /// A connection that is there already.
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: Box::new(stream), pending: Vec::new(), kept: Vec::new() }
     }
 
     /// Connects and sends the preface, with no room for HPACK's dynamic table on our side.
@@ -194,10 +200,15 @@ impl H2 {
     /// The same with further settings.
     pub(crate) async fn open_with(address: SocketAddr, more: &[(u16, u32)]) -> Self {
         let mut client = Self::connect(address).await;
-        let settings = [&[(1, 0)], more].concat();
-        client.send(PREFACE).await;
-        client.send(frame(SETTINGS, 0, 0, payload(&settings))).await;
+        client.begin(more).await;
         client
+    }
+
+    /// Sends the preface with these settings.
+    pub(crate) async fn begin(&mut self, more: &[(u16, u32)]) {
+        let settings = [&[(1, 0)], more].concat();
+        self.send(PREFACE).await;
+        self.send(frame(SETTINGS, 0, 0, payload(&settings))).await;
     }
 
     /// Sends these bytes. A peer that has closed already is not a failure: what it said may be there.

@@ -24,6 +24,8 @@
 //!   header and claims, well-formed or not, and its endpoint can be slow, wrong, huge or dead
 //!   (`endpoint.set(KeyMode::…)`); it counts fetches.
 //! - [`PoolApi`] speaks Cognito's own API, as an SDK would, to an embedded pool.
+//! - [`Certificate`] is one that anybody can sign for himself, and [`TlsClient`] one who trusts some
+//!   of them; its `connect` shakes hands and gives a [`Client`].
 //! - [`Process`] is the real binary: exit codes, signals, what it prints.
 //!
 //! Nothing sleeps to let something happen: every wait is for an event (`next_request`, `closed`,
@@ -38,6 +40,7 @@ mod portcullis;
 pub(crate) mod process;
 mod reply;
 mod seen;
+mod tls;
 mod upstream;
 
 pub(crate) use client::Client;
@@ -47,6 +50,7 @@ pub(crate) use portcullis::{EMBEDDED, Portcullis, Tokens, route};
 pub(crate) use process::Process;
 pub(crate) use reply::Reply;
 pub(crate) use seen::Seen;
+pub(crate) use tls::{Certificate, TlsClient};
 pub(crate) use upstream::{Answer, Gate, Upstream};
 
 use std::future::Future;

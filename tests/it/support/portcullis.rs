@@ -128,6 +128,11 @@ impl Portcullis {
         self.app().listeners()
     }
 
+    /// Where clients are sent to `https`.
+    pub(crate) fn redirects(&self) -> Vec<SocketAddr> {
+        self.app().redirects()
+    }
+
     /// A fresh connection.
     pub(crate) async fn raw(&self) -> Client {
         Client::connect(self.address()).await

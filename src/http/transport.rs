@@ -1,0 +1,124 @@
+//! What a client's connection travels in, and which hosts it may ask for because of that.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+
+/// What the bytes of a connection travel in.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// Nothing: plain TCP.
+    Plain,
+    /// TLS, with what its handshake settled.
+    Tls(Arc<TlsSession>),
+    /// Plain TCP to an address whose every answer is a redirect to `https` at this port.
+    Redirect(u16),
+}
+
+impl Transport {
+    /// The session, where there is TLS.
+    pub fn tls(&self) -> Option<&TlsSession> {
+        match self {
+            Self::Tls(session) => Some(session),
+            Self::Plain | Self::Redirect(_) => None,
+        }
+    }
+}
+
+/// What a TLS handshake settled.
+#[derive(Debug, Default)]
+pub struct TlsSession {
+    /// `1.2` or `1.3`, for the access log.
+    pub version: &'static str,
+    /// The verified client certificate, as a `Client-Cert` header has it (RFC 9440 §2.1).
+    pub client_certificate: Option<HeaderValue>,
+    /// The hosts that may be asked for over this connection. Other certificates than those of its
+    /// handshake may be in force by now, and other listeners.
+    pub zone: Arc<ArcSwap<Zone>>,
+}
+
+/// The hosts of all listeners that ask the same of clients' certificates. A connection whose client
+/// met the demands of one zone must not reach a host of another (RFC 9110 §7.4).
+#[derive(Debug, Default)]
+pub struct Zone {
+    own: HostNames,
+    foreign: HostNames,
+}
+
+impl Zone {
+    /// From the names in the certificates of the zone, and from those in the certificates of all others.
+    pub fn new(own: HostNames, foreign: HostNames) -> Self {
+        Self { own, foreign }
+    }
+
+    /// Whether a host, in normal form, may be asked for here: it is one of the zone, or of none.
+    pub fn contains(&self, host: &str) -> bool {
+        // Mostly there is one zone, and nothing to look up.
+        !self.foreign.covers(host) || self.own.covers(host)
+    }
+}
+
+/// Host names as certificates have them: exact, or `*.example.com` for one more label (RFC 9525 §6.3).
+#[derive(Clone, Debug, Default)]
+pub struct HostNames {
+    exact: HashSet<String>,
+    wildcard: HashSet<String>,
+}
+
+impl HostNames {
+    /// Whether a host in normal form is one of them.
+    pub fn covers(&self, host: &str) -> bool {
+        self.exact.contains(host)
+            || !self.wildcard.is_empty() && host.split_once('.').is_some_and(|(_, rest)| self.wildcard.contains(rest))
+    }
+}
+
+impl<'a> Extend<&'a str> for HostNames {
+    fn extend<T: IntoIterator<Item = &'a str>>(&mut self, names: T) {
+        for name in names {
+            match name.strip_prefix("*.") {
+                Some(rest) => self.wildcard.insert(rest.to_owned()),
+                None => self.exact.insert(name.to_owned()),
+            };
+        }
+    }
+}
+
+impl<'a> FromIterator<&'a str> for HostNames {
+    fn from_iter<T: IntoIterator<Item = &'a str>>(names: T) -> Self {
+        let mut all = Self::default();
+        all.extend(names);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&'static str]) -> HostNames {
+        names.iter().copied().collect()
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_one_label() {
+        let names = names(&["example.com", "*.example.com"]);
+        assert!(names.covers("example.com") && names.covers("a.example.com"));
+        for other in ["a.b.example.com", "example.org", "com", "", "*.com", "aexample.com"] {
+            assert!(!names.covers(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_zone_has_its_own_hosts_and_those_of_nobody() {
+        let zone = Zone::new(names(&["a.example", "*.shared.example"]), names(&["b.example", "x.shared.example"]));
+        for (host, here) in
+            [("a.example", true), ("unknown.example", true), ("x.shared.example", true), ("b.example", false)]
+        {
+            assert_eq!(zone.contains(host), here, "{host}");
+        }
+        assert!(Zone::default().contains("b.example"), "one zone has every host");
+    }
+}
