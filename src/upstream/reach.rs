@@ -50,7 +50,7 @@ pub(super) async fn reach(
         if let Some(lease) = server.sessions().lease(server, Instant::now(), config.idle) {
             return Ok(Carrier::Http2(lease));
         }
-        let slot = match way(server, deadline, config.idle, sure).await? {
+        let slot = match way(server, deadline, sure).await? {
             Way::Kept(link) => return Ok(Carrier::Http1(link)),
             Way::Look => continue,
             Way::New(slot) => slot,

@@ -240,7 +240,7 @@ impl Server {
 
     /// Keeps a connection for another request, for at most `idle`, unless bytes came that nobody
     /// asked for, or its end.
-    pub(super) fn keep(self: &Rc<Self>, mut link: Link, idle: Duration) {
+    fn keep(self: &Rc<Self>, mut link: Link, idle: Duration) {
         let now = Instant::now();
         if !self.leads_here(link.address, &link.generation) || now >= link.born + MAX_AGE {
             return;

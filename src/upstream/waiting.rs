@@ -5,7 +5,6 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -58,13 +57,12 @@ impl Seat {
     }
 }
 
-/// A connection to the server, or the right to make one: at once, or by `deadline`. A connection
-/// that the request has no use for after all is kept for `idle`. For `sure` see
+/// A connection to the server, or the right to make one: at once, or by `deadline`. For `sure` see
 /// [`Server::take_idle`].
 ///
 /// # Errors
 /// [`Error::Busy`] when there is none by then, or too many wait for one already.
-pub(super) async fn way(server: &Rc<Server>, deadline: Instant, idle: Duration, sure: bool) -> Result<Way, Error> {
+pub(super) async fn way(server: &Rc<Server>, deadline: Instant, sure: bool) -> Result<Way, Error> {
     loop {
         let place = match server.member().ask() {
             Asked::Granted(slot) => return Ok(Way::New(slot)),
@@ -72,7 +70,7 @@ pub(super) async fn way(server: &Rc<Server>, deadline: Instant, idle: Duration, 
             Asked::Queued(place) => place,
         };
         server.make_room();
-        let way = Box::pin(Waits::begin(server, place, idle).end(deadline)).await?;
+        let way = Box::pin(Waits::begin(server, place).end(deadline)).await?;
         match way {
             Way::Kept(link) if link.is_dead(sure) => {}
             way => return Ok(way),
@@ -85,15 +83,14 @@ struct Waits {
     server: Rc<Server>,
     seat: Rc<Seat>,
     place: Place,
-    idle: Duration,
 }
 
 impl Waits {
-    fn begin(server: &Rc<Server>, place: Place, idle: Duration) -> Self {
+    fn begin(server: &Rc<Server>, place: Place) -> Self {
         let seat = Rc::new(Seat::default());
         server.seats().borrow_mut().push_back(Rc::clone(&seat));
         server.waits(1);
-        Self { server: Rc::clone(server), seat, place, idle }
+        Self { server: Rc::clone(server), seat, place }
     }
 
     async fn end(mut self, deadline: Instant) -> Result<Way, Error> {
@@ -118,13 +115,10 @@ impl Drop for Waits {
     fn drop(&mut self) {
         self.server.waits(-1);
         self.server.seats().borrow_mut().retain(|seat| !Rc::ptr_eq(seat, &self.seat));
-        match self.seat.turn.take() {
-            Some(Turn::Link(link)) => self.server.keep(link, self.idle),
-            Some(Turn::Look) => {
-                // Then somebody else. A connection that should go does so at the next occasion.
-                let _goes = self.server.stream_is_free();
-            }
-            None => {}
+        // What it was told is told to somebody else. A connection closes, which makes room; one that is
+        // shared and should go does so at the next occasion.
+        if let Some(Turn::Look) = self.seat.turn.take() {
+            let _goes = self.server.stream_is_free();
         }
     }
 }

@@ -224,6 +224,33 @@ fn what_the_server_never_looked_at_is_sent_again_whatever_it_is() {
 }
 
 #[test]
+fn an_idempotent_request_outlives_the_connection_that_it_was_sent_on() {
+    on_worker(async {
+        let script = Script::new();
+        let gate = gate_to(&script);
+        let (first, mut server) = tokio::join!(gate.forward(get()), async {
+            let mut server = accept(&script).await;
+            answer(&mut next(&mut server).await.1, "first");
+            server
+        });
+        assert_eq!(text(first.unwrap()).await, "first");
+        let put = request(Method::PUT, &[], Sent::sized("twice"));
+        let (second, _server) = tokio::join!(gate.forward(put), async {
+            let (request, _reply) = next(&mut server).await;
+            assert_eq!(received(request.into_body()).await.0, "twice");
+            drop(server);
+            let mut server = accept(&script).await;
+            let (request, mut reply) = next(&mut server).await;
+            assert_eq!(received(request.into_body()).await.0, "twice");
+            answer(&mut reply, "second");
+            server
+        });
+        assert_eq!(text(second.unwrap()).await, "second");
+        assert_eq!(gate.timing.borrow().retries, 1);
+    });
+}
+
+#[test]
 fn what_it_may_have_looked_at_is_not() {
     on_worker(async {
         for reason in [Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::NO_ERROR] {
