@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 use crate::config::{
     Access, Admin, Assertion, Assertions, Auth, Balance, CertificateFiles, ClaimSource, ClientAuth, ClientCa, Config,
     Cors, Embedded, Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits,
-    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion, TokenUse,
-    Upstream, UpstreamTls,
+    Listener, Log, LogFormat, PathPattern, Pool, Protocol, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion,
+    TokenUse, Upstream, UpstreamTls,
 };
 use crate::http::TrustedProxies;
 
@@ -158,6 +158,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
     let Upstream {
         name: _,
         servers,
+        protocol,
         balance,
         host,
         connect,
@@ -175,6 +176,11 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "servers": match servers {
             Servers::Whoami => vec![json!("whoami:")],
             Servers::Http(endpoints) => endpoints.iter().map(show_endpoint).collect(),
+        },
+        "protocol": match protocol {
+            Protocol::Http1 => "http1",
+            Protocol::Http2 => "h2",
+            Protocol::Auto => "auto",
         },
         "balance": match balance {
             Balance::Least => "least",
@@ -420,6 +426,7 @@ mod tests {
         let upstream = Upstream {
             name: "app".into(),
             servers: Servers::Http(vec![endpoint, heavy]),
+            protocol: Protocol::Http1,
             balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: seconds(3),

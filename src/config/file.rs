@@ -365,7 +365,6 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "session", All, "[session]"),
     unavailable(&ROOT, "trace", All, "[trace]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
-    unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),
     unavailable(&STORE, "kind", AllBut(&["\"memory\""]), "another store than memory"),

@@ -387,6 +387,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Where requests go.
     pub servers: Servers,
+    /// How they are spoken to.
+    pub protocol: Protocol,
     /// Which of them takes a request.
     pub balance: Balance,
     /// What the backend gets as `Host`.
@@ -520,6 +522,17 @@ pub struct CertificateFiles {
     pub key: PathBuf,
     /// Where they stand in the file.
     pub place: Place,
+}
+
+/// How the servers of an upstream are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN over TLS, with prior knowledge otherwise (RFC 9113 §3.3).
+    Http2,
+    /// Over TLS what the server prefers of both; HTTP/1.1 otherwise.
+    Auto,
 }
 
 /// Which server of an upstream takes the next request.

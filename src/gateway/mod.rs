@@ -4,6 +4,7 @@
 //! and moves the record into it. `respond` is the way of a request from top to bottom.
 
 mod deadline;
+mod grpc;
 mod handshake;
 pub mod host;
 mod lifetime;
@@ -25,6 +26,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
 use self::deadline::Deadline;
+use self::grpc::{Told, Tongue};
 use self::handshake::Handshake;
 use self::host::effective_host;
 use self::lifetime::{Held, Lasting, Life, Register};
@@ -224,7 +226,8 @@ impl Worker {
     }
 
     /// Answers a request; cannot fail.
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Lasting> {
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Told<Lasting>> {
+        let tongue = Tongue::of(&request);
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &request);
         record.tls = client.info.transport.tls().map(|session| session.version);
         let gateway = self.gateway();
@@ -237,14 +240,15 @@ impl Worker {
             Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
         });
         let Answered { response, held, ends } =
-            response.unwrap_or_else(|problem| problem_response(&problem, &mut record).into());
+            response.unwrap_or_else(|problem| problem_response(&problem, tongue, &mut record).into());
         let Some(ends) = ends else {
-            return Lasting::answer(record, response, || held.map(|held| Life::new(self, gateway, held)));
+            let life = || held.map(|held| Life::new(self, gateway, held));
+            return tongue.told(Lasting::answer(record, response, life));
         };
         record.switch(response.status());
         let life = held.map(|held| Life::new(self, gateway, held).of_tunnel());
         tokio::task::spawn_local(ends.carry(record, life));
-        Lasting::switch(response)
+        tongue.told(Lasting::switch(response))
     }
 
     /// The configuration in force.
@@ -367,7 +371,7 @@ impl Worker {
 
 impl Service for Worker {
     type Client = Client;
-    type Body = Lasting;
+    type Body = Told<Lasting>;
 
     fn connected(&self, info: ConnInfo) -> Client {
         Client { hop: Hop::new(info.peer, info.local, &info.transport), info }
@@ -388,15 +392,16 @@ impl Service for Worker {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &nothing);
         record.path = Path::default();
         record.tls = client.info.transport.tls().map(|session| session.version);
-        let response = problem_response(&refusal.into(), &mut record);
-        Lasting::answer(record, response, || None)
+        let response = problem_response(&refusal.into(), Tongue::Http, &mut record);
+        Tongue::Http.told(Lasting::answer(record, response, || None))
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, request);
+        let tongue = Tongue::of(request);
         record.tls = client.info.transport.tls().map(|session| session.version);
-        let response = problem_response(&refusal.into(), &mut record);
-        Lasting::answer(record, response, || None)
+        let response = problem_response(&refusal.into(), tongue, &mut record);
+        tongue.told(Lasting::answer(record, response, || None))
     }
 }
 
@@ -469,10 +474,13 @@ fn upstream_target(uri: &http::Uri, path: &NormalPath<'_>) -> Result<Option<http
     }
 }
 
-fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
+fn problem_response(problem: &Problem, tongue: Tongue, record: &mut Record) -> Response<Body> {
     record.code = Some(problem.code.as_str());
     record.reason = Some(problem.reason.clone());
-    let mut response = problem.response(record.request_id.as_str());
+    let mut response = match tongue {
+        Tongue::Http => problem.response(record.request_id.as_str()),
+        Tongue::Grpc | Tongue::GrpcToTheEnd => problem.grpc_response(),
+    };
     let id: HeaderValue = record.request_id.header_value();
     response.headers_mut().insert(X_REQUEST_ID, id);
     handshake::name_version(problem, response.headers_mut());

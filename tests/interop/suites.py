@@ -3,7 +3,9 @@
 import assertion
 import clients
 import forward_auth
+import grpc_calls
 import http2
+import large
 import listeners
 import pools
 import proxies
@@ -26,6 +28,7 @@ ALL = {
     "tls": tls.handshakes,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
+    "grpc": grpc_calls.client_and_server,
     "nginx-before": proxies.nginx_before,
     "haproxy-before": proxies.haproxy_before,
     "nginx-behind": proxies.nginx_behind,
@@ -35,6 +38,7 @@ ALL = {
     "proxy-protocol-nginx": listeners.nginx,
     "sockets": listeners.sockets,
     "websocket": sockets.clients_and_servers,
+    "large-bodies": large.bodies,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
 }

@@ -19,9 +19,13 @@ mod faults;
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod http2;
+#[cfg(test)]
+mod http2_upstreams;
 #[cfg(test)]
 mod identity_routes;
 #[cfg(test)]

@@ -82,6 +82,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     route::no_two_tie(root, &routes);
     route::none_in_auth(root, &routes, auth.as_ref());
     route::none_rewritten_into_stricter(root, &routes);
+    route::websockets_over_http1(root, &routes, &upstreams);
     // The keys of [store] are in the table of what is not available: opening it is the whole check.
     let _checked = root.child("store", &STORE);
     Config {

@@ -15,10 +15,12 @@ use crate::config::file::{CERTIFICATE, ENDPOINT, HEALTH, UPSTREAM, UPSTREAM_TLS}
 use crate::config::section::Section;
 use crate::config::validate::assertion;
 use crate::config::values::{self, Invalid};
-use crate::config::{Balance, Endpoint, Health, HostHeader, Servers, Transport, Upstream, UpstreamTls};
+use crate::config::{Balance, Endpoint, Health, HostHeader, Protocol, Servers, Transport, Upstream, UpstreamTls};
 
 /// The built-in server.
 const WHOAMI: &str = "whoami:";
+/// The words of `protocol`.
+const PROTOCOL: &[(&str, Protocol)] = &[("http1", Protocol::Http1), ("h2", Protocol::Http2), ("auto", Protocol::Auto)];
 /// The words of `balance`.
 const BALANCE: &[(&str, Balance)] =
     &[("least", Balance::Least), ("round_robin", Balance::RoundRobin), ("hash", Balance::Hash)];
@@ -35,6 +37,7 @@ fn one(name: &str, section: &Section<'_>) -> Upstream {
         name: Arc::from(name),
         tls: tls(section, &servers),
         servers,
+        protocol: section.choice("protocol", Protocol::Http1, PROTOCOL),
         balance: section.choice("balance", Balance::Least, BALANCE),
         host: host(section),
         connect: section.positive_duration("connect", Duration::from_secs(3)),

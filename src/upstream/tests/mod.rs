@@ -8,6 +8,7 @@ mod again;
 mod early;
 mod failures;
 mod framing;
+mod http2;
 mod reuse;
 mod secure;
 mod whoami;
@@ -28,7 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Connections, Error, Exchange, Managed, Timing, Trailers, Upstream, forward};
-use crate::config::{self, Balance, Endpoint, HostHeader, Servers, Transport, UpstreamTls};
+use crate::config::{self, Balance, Endpoint, HostHeader, Protocol, Servers, Transport, UpstreamTls};
 use crate::http::{Body, BodyError};
 use crate::telemetry::metrics::{Metrics, ServerState};
 
@@ -138,6 +139,7 @@ impl Gate {
         let mut config = config::Upstream {
             name: Arc::from("app"),
             servers: Servers::Http(vec![script.endpoint()]),
+            protocol: Protocol::Http1,
             balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: Duration::from_secs(5),
