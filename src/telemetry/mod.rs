@@ -129,8 +129,12 @@ fn subscriber(level: Level, looks: Looks, out: BoxMakeWriter) -> (impl Subscribe
 /// may hold requests, which are none of the log's business.
 fn targets(level: Level) -> Targets {
     let of_others = LevelFilter::from_level(level).min(LevelFilter::WARN);
-    Targets::new().with_target(env!("CARGO_CRATE_NAME"), level).with_default(of_others)
+    let of_strangers = OF_STRANGERS.map(|target| (target, LevelFilter::ERROR));
+    Targets::new().with_target(env!("CARGO_CRATE_NAME"), level).with_default(of_others).with_targets(of_strangers)
 }
+
+/// What these warn of is what peers send, a line for each frame: any stranger could fill the log.
+const OF_STRANGERS: [&str; 2] = ["h2", "rustls"];
 
 /// Whether lines are for people.
 fn is_text(format: LogFormat, terminal: bool) -> bool {
@@ -237,14 +241,16 @@ mod tests {
             tracing::debug!("two");
             tracing::debug!(target: "hyper::proto", "headers of a request");
             tracing::warn!(target: "hyper::proto", "three");
+            tracing::warn!(target: "h2::proto::ping_pong", "a stranger's frame");
+            tracing::warn!(target: "rustls::common_state", "a stranger's alert");
             level.set(Level::ERROR);
             tracing::warn!("four");
             tracing::warn!(target: "hyper::proto", "five");
         });
         let said = |word: &str| lines.iter().any(|line| line.contains(word));
         assert_eq!(
-            ["one", "two", "headers", "three", "four", "five"].map(said),
-            [false, true, false, true, false, false],
+            ["one", "two", "headers", "three", "stranger", "four", "five"].map(said),
+            [false, true, false, true, false, false, false],
             "{lines:?}"
         );
     }
