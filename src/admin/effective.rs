@@ -13,9 +13,10 @@ use serde_json::{Map, Value, json};
 use crate::config::{
     Access, Admin, Assertion, Assertions, Auth, Balance, CertificateFiles, ClaimSource, ClientAuth, ClientCa, Config,
     Cors, Embedded, Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits,
-    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion, TokenUse,
-    Upstream, UpstreamTls,
+    Listener, Log, LogFormat, PathPattern, Pool, Protocol, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion,
+    TokenUse, Upstream, UpstreamTls,
 };
+use crate::http::TrustedProxies;
 
 /// The configuration of this generation, without its secrets.
 pub fn config(config: &Config, generation: u64) -> Value {
@@ -52,7 +53,7 @@ fn show_server(server: &Server) -> Value {
     json!({
         "workers": workers,
         "drain": duration(*drain),
-        "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "trusted_proxies": show_trusted(trusted_proxies),
         "limits": {
             "connections": connections,
             "handshake": duration(*handshake),
@@ -67,10 +68,20 @@ fn show_server(server: &Server) -> Value {
     })
 }
 
+fn show_trusted(trusted: &TrustedProxies) -> Vec<String> {
+    let TrustedProxies { networks, unix } = trusted;
+    networks.iter().map(ToString::to_string).chain(unix.then(|| "unix:".to_owned())).collect()
+}
+
 fn show_listener(listener: &Listener) -> Value {
-    let Listener { address, h2c, tls, redirect_http_from } = listener;
-    let tls = tls.as_ref().map(|tls| show_tls(tls, *redirect_http_from));
-    json!({ "address": address, "h2c": h2c, "tls": tls })
+    let Listener { address, connections, proxy_protocol, h2c, tls, redirect_http_from } = listener;
+    json!({
+        "address": address.to_string(),
+        "connections": connections.unwrap_or(0),
+        "proxy_protocol": proxy_protocol,
+        "h2c": h2c,
+        "tls": tls.as_ref().map(|tls| show_tls(tls, *redirect_http_from)),
+    })
 }
 
 fn show_tls(tls: &Tls, redirect_http_from: Option<SocketAddr>) -> Value {
@@ -147,6 +158,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
     let Upstream {
         name: _,
         servers,
+        protocol,
         balance,
         host,
         connect,
@@ -164,6 +176,11 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "servers": match servers {
             Servers::Whoami => vec![json!("whoami:")],
             Servers::Http(endpoints) => endpoints.iter().map(show_endpoint).collect(),
+        },
+        "protocol": match protocol {
+            Protocol::Http1 => "http1",
+            Protocol::Http2 => "h2",
+            Protocol::Auto => "auto",
         },
         "balance": match balance {
             Balance::Least => "least",
@@ -409,6 +426,7 @@ mod tests {
         let upstream = Upstream {
             name: "app".into(),
             servers: Servers::Http(vec![endpoint, heavy]),
+            protocol: Protocol::Http1,
             balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: seconds(3),
@@ -460,11 +478,18 @@ mod tests {
             body_stall: seconds(60),
             h2_streams: 128,
         };
-        let address = ([127, 0, 0, 1], 8080).into();
-        let listener = Listener { address, h2c: false, tls: Some(tls), redirect_http_from: None };
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080)).into();
+        let listener = Listener {
+            address,
+            connections: None,
+            proxy_protocol: true,
+            h2c: false,
+            tls: Some(tls),
+            redirect_http_from: None,
+        };
         Config {
             source: "config/portcullis.toml".into(),
-            server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
+            server: Server { workers: 2, drain: seconds(30), trusted_proxies: TrustedProxies::default(), limits },
             listeners: vec![listener],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],

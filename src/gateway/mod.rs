@@ -4,9 +4,11 @@
 //! and moves the record into it. `respond` is the way of a request from top to bottom.
 
 mod deadline;
+mod grpc;
 mod handshake;
 pub mod host;
 mod lifetime;
+mod own;
 mod panic;
 mod redirect;
 pub mod route;
@@ -24,20 +26,21 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
 use self::deadline::Deadline;
+use self::grpc::{Told, Tongue};
 use self::handshake::Handshake;
 use self::host::effective_host;
 use self::lifetime::{Held, Lasting, Life, Register};
+use self::own::Own;
 use self::route::{Miss, Pattern, Routes};
 use self::tunnel::Ends;
 use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
-use crate::auth::cors::Crossing;
-use crate::auth::{Auth, check, jwks};
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
-use crate::http::{Body, ConnInfo, Transport, client_addr, first, is_trusted};
+use crate::http::{Body, ConnInfo, Peer, Transport, client_addr, first};
 use crate::limit::{Key, Limiter};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
@@ -153,50 +156,6 @@ impl Gateway {
         }
         Ok((permit, Some(rewritten)))
     }
-
-    /// Answers a proxy that asks whether a request may pass.
-    async fn check(
-        &self,
-        auth: &Auth,
-        appended: &str,
-        trusted: bool,
-        request: &Request<RequestBody>,
-        record: &mut Record,
-    ) -> Result<Response<Body>, Problem> {
-        if !trusted {
-            let detail = "Only a proxy in trusted_proxies may ask";
-            return Err(Problem::new(Code::AccessDenied, detail).because("untrusted_proxy"));
-        }
-        let asked = match check::asked(request.method(), appended, request.headers()) {
-            Ok(asked) => asked,
-            // The proxy is set up wrongly, which its operator should see.
-            Err(unclear @ check::Unclear::Missing(_)) => return Err(unclear.into()),
-            Err(unclear) => return Err(check::refusal(unclear.into())),
-        };
-        let permit = self.permit_for(auth, &asked, request.headers(), record).await.map_err(check::refusal)?;
-        let mut response = check::answer(&self.identity, &permit)?;
-        response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-        Ok(response)
-    }
-
-    /// The decision on a request that another proxy has.
-    async fn permit_for(
-        &self,
-        auth: &Auth,
-        asked: &check::Asked,
-        headers: &HeaderMap,
-        record: &mut Record,
-    ) -> Result<Permit, Problem> {
-        let host = effective_host(&asked.target, &asked.host)?;
-        let path = path::normalize(asked.target.path())?;
-        if auth.serves(&host.name, &path.text).is_some() {
-            // They are answered here, and no upstream has them.
-            return Err(Problem::from(Code::AccessDenied).because("identity_route"));
-        }
-        let route = self.routes.find(&host.name, &path, &asked.method)?;
-        let asked = Asked { host: &host.name, path: &path, method: &asked.method, headers };
-        Ok(self.decide(route, &asked, record).await?.0)
-    }
 }
 
 /// The counters of `portcullis_auth_total`, the frequent ones held.
@@ -267,8 +226,9 @@ impl Worker {
     }
 
     /// Answers a request; cannot fail.
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Lasting> {
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Told<Lasting>> {
+        let tongue = Tongue::of(&request);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &request);
         record.tls = client.info.transport.tls().map(|session| session.version);
         let gateway = self.gateway();
         let answer = {
@@ -280,14 +240,15 @@ impl Worker {
             Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
         });
         let Answered { response, held, ends } =
-            response.unwrap_or_else(|problem| problem_response(&problem, &mut record).into());
+            response.unwrap_or_else(|problem| problem_response(&problem, tongue, &mut record).into());
         let Some(ends) = ends else {
-            return Lasting::answer(record, response, || held.map(|held| Life::new(self, gateway, held)));
+            let life = || held.map(|held| Life::new(self, gateway, held));
+            return tongue.told(Lasting::answer(record, response, life));
         };
         record.switch(response.status());
         let life = held.map(|held| Life::new(self, gateway, held).of_tunnel());
         tokio::task::spawn_local(ends.carry(record, life));
-        Lasting::switch(response)
+        tongue.told(Lasting::switch(response))
     }
 
     /// The configuration in force.
@@ -304,9 +265,9 @@ impl Worker {
         record: &mut Record,
     ) -> Result<Answered, Problem> {
         let head = request.headers();
-        let trusted = is_trusted(client.info.peer.ip(), &gateway.server.trusted_proxies);
+        let trusted = gateway.server.trusted_proxies.contains(client.info.peer);
         if trusted {
-            record.client = client_addr(client.info.peer.ip(), head, &gateway.server.trusted_proxies);
+            record.client = client_addr(client.info.peer, head, &gateway.server.trusted_proxies);
             continue_names(record, head);
         }
         let extended = request.body().is_connect();
@@ -329,33 +290,11 @@ impl Worker {
         if let Some(auth) = &gateway.auth
             && let Some(below) = auth.serves(&host.name, &path.text)
         {
-            let below = below.to_owned();
             if extended {
                 return Err(no_connect());
             }
-            record.route = Some(Arc::clone(auth.metrics_of(&below)));
-            if let Some(appended) = check::serves(&below) {
-                let response = Box::pin(gateway.check(auth, appended, trusted, &request, record)).await?;
-                return Ok(response.into());
-            }
-            if let Some(keys) = gateway.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
-                let mut response = jwks::answer(keys, request.method(), record.time)?;
-                response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-                return Ok(response.into());
-            }
-            let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
-            request.body_mut().count_into(record.count_in());
-            let mut response = match crossing.preflight(&request) {
-                Some(response) => response,
-                None => {
-                    let answer = Box::pin(auth.handle(request, &below, record.client)).await;
-                    let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, record));
-                    crossing.apply(response.headers_mut());
-                    response
-                }
-            };
-            response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-            return Ok(response.into());
+            let asked = Own { auth, below: below.to_owned(), host: host.value.clone(), trusted };
+            return Ok(Box::pin(gateway.answer(asked, request, record)).await?.into());
         }
 
         let route = gateway.routes.find(&host.name, &path, method)?;
@@ -432,7 +371,7 @@ impl Worker {
 
 impl Service for Worker {
     type Client = Client;
-    type Body = Lasting;
+    type Body = Told<Lasting>;
 
     fn connected(&self, info: ConnInfo) -> Client {
         Client { hop: Hop::new(info.peer, info.local, &info.transport), info }
@@ -450,18 +389,19 @@ impl Service for Worker {
         // There is no request to take these from, so the line says that there was none.
         let mut nothing = Request::new(());
         *nothing.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &nothing);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &nothing);
         record.path = Path::default();
         record.tls = client.info.transport.tls().map(|session| session.version);
-        let response = problem_response(&refusal.into(), &mut record);
-        Lasting::answer(record, response, || None)
+        let response = problem_response(&refusal.into(), Tongue::Http, &mut record);
+        Tongue::Http.told(Lasting::answer(record, response, || None))
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, request);
+        let tongue = Tongue::of(request);
         record.tls = client.info.transport.tls().map(|session| session.version);
-        let response = problem_response(&refusal.into(), &mut record);
-        Lasting::answer(record, response, || None)
+        let response = problem_response(&refusal.into(), tongue, &mut record);
+        tongue.told(Lasting::answer(record, response, || None))
     }
 }
 
@@ -474,13 +414,14 @@ fn no_connect() -> Problem {
 }
 
 /// What `balance = "hash"` goes by: the user, or the address of a client that is nobody.
-fn affinity(balance: Balance, permit: &Permit, client: IpAddr) -> u64 {
+fn affinity(balance: Balance, permit: &Permit, client: Peer) -> u64 {
     match (balance, permit.principal()) {
         (Balance::Least | Balance::RoundRobin, _) => 0,
         (Balance::Hash, Some(principal)) => upstream::affinity(principal.subject().as_bytes()),
-        (Balance::Hash, None) => match client.to_canonical() {
-            IpAddr::V4(address) => upstream::affinity(&address.octets()),
-            IpAddr::V6(address) => upstream::affinity(&address.octets()),
+        (Balance::Hash, None) => match client {
+            Peer::Ip(IpAddr::V4(address)) => upstream::affinity(&address.octets()),
+            Peer::Ip(IpAddr::V6(address)) => upstream::affinity(&address.octets()),
+            Peer::Unix | Peer::Unknown => upstream::affinity(b""),
         },
     }
 }
@@ -533,10 +474,13 @@ fn upstream_target(uri: &http::Uri, path: &NormalPath<'_>) -> Result<Option<http
     }
 }
 
-fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
+fn problem_response(problem: &Problem, tongue: Tongue, record: &mut Record) -> Response<Body> {
     record.code = Some(problem.code.as_str());
     record.reason = Some(problem.reason.clone());
-    let mut response = problem.response(record.request_id.as_str());
+    let mut response = match tongue {
+        Tongue::Http => problem.response(record.request_id.as_str()),
+        Tongue::Grpc | Tongue::GrpcToTheEnd => problem.grpc_response(),
+    };
     let id: HeaderValue = record.request_id.header_value();
     response.headers_mut().insert(X_REQUEST_ID, id);
     handshake::name_version(problem, response.headers_mut());

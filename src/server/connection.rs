@@ -58,7 +58,7 @@ pub struct ConnectionLimits {
     pub head: HeadLimits,
     /// The time things may take.
     pub patience: Patience,
-    /// The time a TLS handshake may take.
+    /// The time that a PROXY header and a TLS handshake may take together.
     pub handshake: Duration,
     /// Requests that may be open at once on one HTTP/2 connection.
     pub h2_streams: u32,

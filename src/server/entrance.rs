@@ -31,7 +31,7 @@ pub enum Entrance {
 }
 
 /// What a client gets that is one too many. It must not hold a place for long: there are none.
-const FAREWELL: Duration = Duration::from_millis(200);
+pub(super) const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Serves a connection from its first byte on.
 pub(super) async fn enter<S: Service, I: AsyncRead + AsyncWrite + Unpin + 'static>(

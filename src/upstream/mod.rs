@@ -15,7 +15,9 @@ mod error;
 mod forward;
 mod health;
 mod http1;
+mod http2;
 mod probe;
+mod reach;
 mod replay;
 mod request;
 mod resolve;
@@ -47,6 +49,8 @@ use crate::telemetry::metrics::{self, Count, Level, Metrics};
 pub use connections::Connections;
 pub use error::{ConnectError, Error, Invalid};
 pub use forward::forward;
+#[cfg(fuzzing)]
+pub use http1::fuzzing;
 pub use probe::probe;
 pub use resolve::resolve;
 pub use tls::BuildError;

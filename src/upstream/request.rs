@@ -1,7 +1,6 @@
 //! The request as the upstream gets it: framed anew, its body watched.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -14,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::http1::{Failure, Pump};
+use super::http1::Failure;
 use super::replay::{self, Replay};
 use super::trailers::{self, Trailers};
 use super::{Exchange, Managed};
@@ -176,11 +175,8 @@ impl Upload {
     }
 
     /// Sends the rest of the request, and tells whoever reads the answer if the client leaves.
-    pub(super) async fn finish<B>(self: Rc<Self>, mut pump: Pump<Outgoing<B>>)
-    where
-        B: Body<Data = Bytes, Error = BodyError> + Unpin,
-    {
-        match poll_fn(|cx| pump.poll(cx)).await {
+    pub(super) async fn finish(self: Rc<Self>, sending: impl Future<Output = Result<(), Failure>>) {
+        match sending.await {
             Ok(()) => self.is_out.set(true),
             // The server may answer all the same.
             Err(Failure::Socket(error)) => tracing::debug!(%error, "a server takes no more of a request"),
@@ -275,6 +271,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::super::tests::{Sent, headers, on_worker, request, trailer_frame};
     use super::*;
 

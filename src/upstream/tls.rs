@@ -14,7 +14,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::ConnectError;
-use crate::config::{self, Servers, Transport};
+use super::http2;
+use crate::config::{self, Protocol, Servers, Transport};
 use crate::outbound;
 
 /// Why an upstream cannot be set up.
@@ -76,7 +77,12 @@ impl Tls {
                 builder.with_client_auth_cert(certificates(&files.chain)?, key).map_err(BuildError::Tls)?
             }
         };
-        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = b"http/1.1".to_vec();
+        client.alpn_protocols = match upstream.protocol {
+            Protocol::Http1 => vec![http1],
+            Protocol::Http2 => vec![http2::ALPN.to_vec()],
+            Protocol::Auto => vec![http2::ALPN.to_vec(), http1],
+        };
         Ok(Some(Self { connector: TlsConnector::from(Arc::new(client)), server_name: tls.server_name.clone() }))
     }
 

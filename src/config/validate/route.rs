@@ -14,8 +14,8 @@ use crate::config::validate::edits::{self, Direction};
 use crate::config::validate::pool;
 use crate::config::values::{self, Invalid};
 use crate::config::{
-    Access, Auth, HostPattern, Identity, Limit, LimitBy, Limits, PathPattern, Pool, Route, Rule, TokenUse, WebSocket,
-    path,
+    Access, Auth, HostPattern, Identity, Limit, LimitBy, Limits, PathPattern, Pool, Protocol, Route, Rule, TokenUse,
+    Upstream, WebSocket, path,
 };
 
 /// What a route may refer to.
@@ -286,6 +286,19 @@ pub(super) fn none_in_auth(root: &Section<'_>, routes: &[Placed], auth: Option<&
             let hidden = Diagnostic::error(format!("`{}` belongs to the identity routes", route.label));
             let hidden = hidden.at(placed.span.clone(), format!("inside of {}", auth.prefix));
             root.reader.note(hidden.help("choose another path, or another `prefix` or `hosts` in [auth]"));
+        }
+    }
+}
+
+/// A WebSocket begins with an upgrade, which HTTP/2 does not have (RFC 9113 §8.6).
+pub(super) fn websockets_over_http1(root: &Section<'_>, routes: &[Placed], upstreams: &[Upstream]) {
+    for placed in routes {
+        let Some(route) = placed.meaning.as_ref().filter(|route| route.websocket.is_some()) else { continue };
+        if upstreams.iter().any(|upstream| upstream.name == route.upstream && upstream.protocol != Protocol::Http1) {
+            let wrong = Diagnostic::error(format!("WebSockets reach `{}` over HTTP/1.1 only", route.upstream));
+            let wrong = wrong.at(placed.span.clone(), "this route takes WebSockets");
+            let help = "give the route an [upstream.NAME] of its own, with protocol = \"http1\"";
+            root.reader.note(wrong.help(help));
         }
     }
 }

@@ -66,8 +66,8 @@ fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<(
 }
 
 pub(in crate::server) fn info() -> ConnInfo {
-    let address = "127.0.0.1:1".parse().unwrap();
-    ConnInfo { peer: address, local: address, listener: "test".into(), transport: Transport::Plain }
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    ConnInfo { peer: address.into(), local: Some(address), listener: "test".into(), transport: Transport::Plain }
 }
 
 pub(in crate::server) fn limits() -> ConnectionLimits {

@@ -117,6 +117,22 @@ impl Client {
         std::mem::take(&mut self.pending)
     }
 
+    /// Everything, if the gateway has closed by now.
+    pub(crate) async fn read_if_closed(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let mut chunk = [0; 4096];
+            let read = tokio::select! {
+                biased;
+                read = self.stream.read(&mut chunk) => read,
+                () = std::future::ready(()) => return None,
+            };
+            match read {
+                Ok(read) if read > 0 => self.pending.extend_from_slice(&chunk[..read]),
+                _ => return Some(std::mem::take(&mut self.pending)),
+            }
+        }
+    }
+
     /// The gateway must close without another byte.
     pub(crate) async fn closed(&mut self) {
         let rest = self.read_to_close().await;
