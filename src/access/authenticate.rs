@@ -75,26 +75,37 @@ impl Authenticator {
             }
             Some((Err(refused), _)) => return Err(refused),
         };
+        self.not_revoked(&principal, now)?;
+        Ok(principal)
+    }
+
+    fn not_revoked(&self, principal: &Principal, now: Timestamp) -> Result<(), Error> {
         let claims = principal.verified.claims();
         if self.revoked.is_revoked(claims.jti.as_deref(), claims.origin_jti.as_deref(), now) {
             return Err(Reason::Revoked.into());
         }
-        Ok(principal)
+        Ok(())
     }
 
-    /// The caller of a request that began earlier, as one with the same token would be seen now. Only
-    /// the clock is not asked again: it is known when a token expires.
+    /// Whether the caller of a request that began earlier would still be let in with the same token.
+    /// Only the clock is not asked: it is known when a token expires.
     ///
     /// # Errors
-    /// When the token was revoked, its key withdrawn, or its pool taken out of the configuration.
-    pub fn again(&self, principal: &Arc<Principal>, now: Timestamp) -> Result<Arc<Principal>, Error> {
-        let (verified, claims) = (principal.verified(), principal.verified().claims());
-        if verified.is_withdrawn() {
+    /// When the token was revoked, or its key withdrawn.
+    pub fn still_good(&self, principal: &Principal, now: Timestamp) -> Result<(), Error> {
+        if principal.verified.is_withdrawn() {
             return Err(Reason::UnknownKey.into());
         }
-        if self.revoked.is_revoked(claims.jti.as_deref(), claims.origin_jti.as_deref(), now) {
-            return Err(Reason::Revoked.into());
-        }
+        self.not_revoked(principal, now)
+    }
+
+    /// The same caller as another configuration sees them, whose authenticator this is.
+    ///
+    /// # Errors
+    /// As [`still_good`](Self::still_good) has them, and when it does not have the token's pool.
+    pub fn again(&self, principal: &Arc<Principal>, now: Timestamp) -> Result<Arc<Principal>, Error> {
+        self.still_good(principal, now)?;
+        let verified = principal.verified();
         let adopted = self.verifier.adopt(verified)?;
         let same = Arc::ptr_eq(adopted.pool(), verified.pool());
         Ok(if same { Arc::clone(principal) } else { Arc::new(self.prepare(adopted)) })
@@ -256,6 +267,7 @@ mod tests {
         setup.revoked.revoke(Kind::OriginJti, &id, NOW.after(Duration::from_secs(7200)), NOW);
         assert_ne!(setup.authenticator.revocations(), before);
         assert_eq!(setup.authenticator.again(&caller, NOW).unwrap_err(), Reason::Revoked.into());
+        assert_eq!(setup.authenticator.still_good(&caller, NOW).unwrap_err(), Reason::Revoked.into());
 
         let other = Setup::new();
         let caller = other.ask(&good(), NOW).unwrap();

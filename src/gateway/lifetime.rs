@@ -226,16 +226,13 @@ impl Life {
 
     /// Whether the same request with the same token could begin now.
     fn decide_again(&mut self, gateway: Arc<Gateway>, record: &Record, now: Timestamp) -> Result<(), &'static str> {
-        let principal = match &self.principal {
-            None => None,
-            Some(principal) => {
-                let again = gateway.authenticator.again(principal, now);
-                Some(again.map_err(|error| Refusal::Token(error).as_str())?)
-            }
-        };
+        let refused = |error| Refusal::Token(error).as_str();
         if Arc::ptr_eq(&gateway, &self.gateway) {
-            return Ok(());
+            let principal = self.principal.as_ref();
+            return principal.map_or(Ok(()), |known| gateway.authenticator.still_good(known, now).map_err(refused));
         }
+        let again = self.principal.as_ref().map(|known| gateway.authenticator.again(known, now));
+        let principal = again.transpose().map_err(refused)?;
         let (host, path) = (host_name(record.host.as_ref()), path::normalize(record.path.as_str()));
         let (Ok(host), Ok(path)) = (host, path) else { return Err(UNROUTED) };
         // What HTTP/2 has as CONNECT is a GET to routes (RFC 8441 §4).

@@ -110,14 +110,17 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin + 'stati
     let draining = pin!(lifecycle.wait_for(|step| *step >= Lifecycle::Draining));
     let expired = watch_over(&mut connection, &meter, &limits.patience, draining).await;
     if meter.has_switched() {
-        let parts = connection.into_parts();
+        let http1::Parts { io, read_buf, .. } = connection.into_parts();
+        let is_early = !read_buf.is_empty();
+        // Empty or not, it holds hyper's memory.
+        drop(read_buf);
         // What a client sends before it has the 101 is meant for whoever it takes this to be (RFC 6455
         // §4.1): the other end must not get it.
         if let Some(switch) = meter.take_switch()
-            && parts.read_buf.is_empty()
+            && !is_early
             && meter.refusal().is_none()
         {
-            let stream = parts.io.into_inner().into_inner();
+            let stream = io.into_inner().into_inner();
             Box::pin(hand_over(stream, progress.0.as_ref().clone(), switch)).await;
         }
         return;

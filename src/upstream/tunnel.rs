@@ -66,7 +66,9 @@ impl Handshake {
         Ok(())
     }
 
-    pub(super) fn open(&self, claim: Claim, link: Link) {
+    pub(super) fn open(&self, claim: Claim, mut link: Link) {
+        // No further request is written with it.
+        link.buffer = Vec::new();
         self.tunnel.set(Some(Tunnel { _claim: claim, link }));
     }
 }

@@ -232,6 +232,9 @@ impl Record {
     pub fn switch(&mut self, status: StatusCode) {
         self.status = Some(status);
         self.finished = true;
+        // Copied, because they are parts of what the request was read into, and this may last for days.
+        self.host = self.host.take().and_then(|host| HeaderValue::from_bytes(host.as_bytes()).ok());
+        self.path = Path(self.path.0.take().and_then(|path| PathAndQuery::try_from(path.path()).ok()));
     }
 
     /// The answer ends here, and this is why: the status has been sent, so that it is what happened.
