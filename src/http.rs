@@ -50,6 +50,9 @@ pub enum BodyError {
     /// The route's `timeout` is over.
     #[error("the route's timeout is over")]
     Overdue,
+    /// What the caller was let in with does not hold any more.
+    #[error("the permission ended")]
+    Unpermitted,
 }
 
 /// The body of an answer.
@@ -269,5 +272,42 @@ mod tests {
         let two = headers(&[("authorization", "a"), ("authorization", "a")]);
         assert_eq!(single(&two, &header::AUTHORIZATION), Err(Ambiguous(header::AUTHORIZATION)));
         assert_eq!(single(&two, &header::HOST), Ok(None));
+    }
+
+    /// Every character that a header's name may have (RFC 9110 §5.6.2).
+    const TOKEN: &str = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+    /// A lenient backend's reading of a name, written out plainly.
+    fn folded(name: &str) -> String {
+        name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_spelling_of_our_words_is_anybody_elses(
+            at: proptest::sample::Index,
+            replacements in proptest::collection::vec((proptest::sample::select(TOKEN.chars().collect::<Vec<_>>()), proptest::bool::ANY), 40),
+            tail in "[a-z0-9-]{0,6}",
+        ) {
+            let whole = HOP_BY_HOP.map(|name| name.as_str().to_owned()).into_iter().chain(OURS.map(str::to_owned));
+            let all: Vec<String> = whole.chain(OUR_PREFIXES.map(|prefix| format!("{prefix}{tail}"))).collect();
+            let name = &all[at.index(all.len())];
+            let spelled: String = name.chars().zip(replacements).map(|(c, (other, upper))| match c {
+                '-' if other.is_ascii_alphanumeric() => '_',
+                '-' => other,
+                c if upper => c.to_ascii_uppercase(),
+                c => c,
+            }).collect();
+            proptest::prop_assert!(is_ours(&HeaderName::from_bytes(spelled.as_bytes()).unwrap()), "{spelled}");
+        }
+
+        #[test]
+        fn what_is_ours_is_exactly_what_reads_like_it(name in "[!#$%&'*+.^_`|~0-9a-zA-Z-]{1,16}|[cfkptuxCFKPTUX][!#$%&'*+.^_`|~0-9a-zA-Z-]{0,24}|x[-_.~](forwarded|original|rewrite|portcullis)[-_.~!][a-z]{0,4}") {
+            let reading = folded(&name);
+            let expected = HOP_BY_HOP.iter().any(|hop| reading == hop.as_str())
+                || OURS.contains(&reading.as_str())
+                || OUR_PREFIXES.iter().any(|prefix| reading.starts_with(prefix));
+            proptest::prop_assert_eq!(is_ours(&HeaderName::from_bytes(name.as_bytes()).unwrap()), expected, "{}", name);
+        }
     }
 }

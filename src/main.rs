@@ -54,7 +54,11 @@ enum Command {
     /// Exit with 0 when the running gateway is ready; for HEALTHCHECK
     Health,
     /// Print a new session key
-    Keygen,
+    Keygen {
+        /// A key for assertions instead
+        #[arg(long)]
+        assertion: bool,
+    },
 }
 
 const EXIT_CODES: &str = "\
@@ -79,7 +83,10 @@ fn main() -> ExitCode {
         Command::Health => {
             cli::with_config(&path, |config| Ok(cli::health::run(config.admin.address, cli::health::DEADLINE)?))
         }
-        Command::Keygen => cli::finish(cli::keygen::run(&mut std::io::stdout(), &mut std::io::stderr())),
+        Command::Keygen { assertion } => {
+            let kind = if assertion { cli::keygen::Kind::Assertion } else { cli::keygen::Kind::Session };
+            cli::finish(cli::keygen::run(kind, &mut std::io::stdout(), &mut std::io::stderr()))
+        }
     };
     ExitCode::from(code)
 }

@@ -183,6 +183,10 @@ impl From<upstream::Error> for Problem {
             | Error::Closed(_) => Code::UpstreamUnreachable,
             Error::Invalid(_) => Code::UpstreamInvalid,
             Error::NoServer => Code::UpstreamUnavailable,
+            Error::Busy(why) => {
+                return Self::new(Code::UpstreamUnavailable, "Every connection to the upstream is in use")
+                    .because(*why);
+            }
             Error::RequestBody(error) => return (*error).into(),
         };
         Self::from(code).because(error.reason())
@@ -198,6 +202,7 @@ impl From<BodyError> for Problem {
             BodyError::Stalled => Self::from(Code::RequestTimeout).because("body"),
             BodyError::Upstream => Self::from(Code::UpstreamInvalid).because("body"),
             BodyError::Overdue => Self::from(Code::UpstreamTimeout).because("route_timeout"),
+            BodyError::Unpermitted => Self::from(Code::AccessDenied).because("permission_ended"),
         };
         Self { close: true, ..problem }
     }

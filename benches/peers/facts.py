@@ -4,11 +4,13 @@ import os
 import pathlib
 import resource
 import socket
+import ssl
 import statistics
 import subprocess
 import time
 
 from machine import BINARY, OTHER_CORE, PROXY_CORE, ROOT, get, resident_bytes, wait_until
+from tls import make_certificate
 
 IDLE_CONNECTIONS = 10_000
 STARTS = 7
@@ -32,6 +34,8 @@ def report(machine):
           f"({IDLE_CONNECTIONS} connections, one authenticated request on each: {idle / 2**20:.0f} MiB)")
     for connection in connections:
         connection.close()
+    machine.stop(process)
+    report_idle_tls(machine, pool, token)
 
     print(f"binary                            {os.path.getsize(BINARY) / 2**20:.1f} MiB, "
           f"{stripped_size(machine) / 2**20:.1f} MiB stripped ({BINARY_KIND})")
@@ -39,6 +43,18 @@ def report(machine):
         print(f"crates{label:28}{crates(flags)}")
     code, tests = lines_of_code()
     print(f"lines of Rust in src/             {code} code, {tests} unit tests (no blank lines, no comments)")
+
+
+def report_idle_tls(machine, pool, token):
+    process, port, _ = machine.gateway("secure", pool, PROXY_CORE, ROUTES, certificate=make_certificate(machine.folder))
+    context = ssl._create_unverified_context()
+    at_rest = resident_bytes(process.pid)
+    connections = [open_connection(port, token, context) for _ in range(IDLE_CONNECTIONS)]
+    idle = resident_bytes(process.pid)
+    print(f"per idle kept connection, TLS     {(idle - at_rest) / IDLE_CONNECTIONS / 1024:.1f} KiB "
+          f"({IDLE_CONNECTIONS} connections, one authenticated request on each: {idle / 2**20:.0f} MiB)")
+    for connection in connections:
+        connection.close()
 
 
 BINARY_KIND = "release" if "release" in pathlib.Path(BINARY).parts else "not a release build"
@@ -62,9 +78,11 @@ def allow_files(number):
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number), hard))
 
 
-def open_connection(port, token):
+def open_connection(port, token, context=None):
     """A connection that made one request and stays open."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    if context:
+        connection = context.wrap_socket(connection, server_hostname="localhost")
     connection.sendall(f"GET /hello HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
     answer = b""
     while b"\r\n\r\n" not in answer:

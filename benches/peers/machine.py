@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -68,12 +69,13 @@ class Machine:
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace")[-2000:] if path.exists() else ""
 
-    def gateway(self, name, pool, core, routes, upstream="whoami:", wait=True):
+    def gateway(self, name, pool, core, routes, upstream="whoami:", certificate=None, wait=True):
         """Portcullis with one worker, access log and metrics on. Returns process, port and admin port.
 
         The access log goes to a file that can be truncated between rounds.
         """
         port, admin = free_port(), free_port()
+        secure = f'tls.certificates = [{{ chain = "{certificate.chain}", key = "{certificate.key}" }}]' if certificate else ""
         config = self.folder / f"{name}.toml"
         config.write_text(f"""
 version = 1
@@ -83,6 +85,7 @@ workers = 1
 idle = "10m"
 [[listener]]
 address = "127.0.0.1:{port}"
+{secure}
 [admin]
 address = "127.0.0.1:{admin}"
 [log]
@@ -132,9 +135,9 @@ def listens(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def get(port, path, headers=None):
+def get(port, path, headers=None, secure=False):
     """(status, body) of a GET; (0, reason) when nobody answers."""
-    return _ask(port, "GET", path, None, headers or {})
+    return _ask(port, "GET", path, None, headers or {}, secure)
 
 
 def post(port, path, members):
@@ -142,8 +145,13 @@ def post(port, path, members):
     return _ask(port, "POST", path, json.dumps(members), {"Content-Type": "application/json"})
 
 
-def _ask(port, method, path, body, headers):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+def _ask(port, method, path, body, headers, secure=False):
+    if secure:
+        # The certificate is one of this run; who made it is not in question.
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request(method, path, body, headers)
         response = connection.getresponse()

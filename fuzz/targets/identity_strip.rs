@@ -58,9 +58,12 @@ fuzz_target!(|data: &[u8]| {
     let mut request = http::Request::new(());
     *request.headers_mut() = headers;
     let edits = HeaderEdits::default();
-    let vetted =
-        stamp(request, &permit, &Stamp { identity: &identity, forwarded, keep_authorization: false, edits: &edits })
-            .expect("there are no claims");
+    let vetted = stamp(
+        request,
+        &permit,
+        &Stamp { identity: &identity, forwarded, keep_authorization: false, edits: &edits, assertion: None },
+    )
+    .expect("there are no claims");
 
     let headers = vetted.request().headers();
     for name in headers.keys() {

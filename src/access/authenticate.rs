@@ -43,7 +43,7 @@ impl Authenticator {
 
     /// What the request shows of its sender. Waits only for a key that nobody has asked for yet.
     pub async fn credential(&self, headers: &HeaderMap, now: Timestamp) -> Credential {
-        let token = match bearer(headers) {
+        let token = match sent(headers) {
             Ok(Some(token)) => token,
             Ok(None) => return Credential::Absent,
             Err(refusal) => return Credential::Refused(refusal),
@@ -58,7 +58,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// Why the token is not good.
-    pub async fn principal(&self, token: &str, now: Timestamp) -> Result<Arc<Principal>, Error> {
+    pub async fn principal(&self, token: &[u8], now: Timestamp) -> Result<Arc<Principal>, Error> {
         let cached = self.cache.get(token).map(|known| (known.verified.still_good(now), known));
         let principal = match cached {
             Some((Ok(()), known)) => {
@@ -68,7 +68,7 @@ impl Authenticator {
             // A key that was withdrawn may be back, and a stale set may be fresh again: ask anew.
             None | Some((Err(Error::KeysUnavailable | Error::Refused(Reason::UnknownKey)), _)) => {
                 self.misses.inc();
-                let verified = Box::pin(self.verifier.verify(token, now, KEY_WAIT)).await?;
+                let verified = Box::pin(self.verifier.verify(text(token)?, now, KEY_WAIT)).await?;
                 let principal = Arc::new(self.prepare(verified));
                 self.cache.insert(token, Arc::clone(&principal), PRINCIPAL_BYTES);
                 principal
@@ -80,6 +80,29 @@ impl Authenticator {
             return Err(Reason::Revoked.into());
         }
         Ok(principal)
+    }
+
+    /// The caller of a request that began earlier, as one with the same token would be seen now. Only
+    /// the clock is not asked again: it is known when a token expires.
+    ///
+    /// # Errors
+    /// When the token was revoked, its key withdrawn, or its pool taken out of the configuration.
+    pub fn again(&self, principal: &Arc<Principal>, now: Timestamp) -> Result<Arc<Principal>, Error> {
+        let (verified, claims) = (principal.verified(), principal.verified().claims());
+        if verified.is_withdrawn() {
+            return Err(Reason::UnknownKey.into());
+        }
+        if self.revoked.is_revoked(claims.jti.as_deref(), claims.origin_jti.as_deref(), now) {
+            return Err(Reason::Revoked.into());
+        }
+        let adopted = self.verifier.adopt(verified)?;
+        let same = Arc::ptr_eq(adopted.pool(), verified.pool());
+        Ok(if same { Arc::clone(principal) } else { Arc::new(self.prepare(adopted)) })
+    }
+
+    /// Another number after each revocation.
+    pub fn revocations(&self) -> u64 {
+        self.revoked.changes()
     }
 
     fn prepare(&self, verified: Verified) -> Principal {
@@ -96,20 +119,28 @@ impl Authenticator {
 /// # Errors
 /// When there is another credential, or more than one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    sent(headers)?.map(text).transpose().map_err(Refusal::Token)
+}
+
+/// The same as it was sent. That it is text is for the verifier to find out, once for each token.
+fn sent(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     let Some(value) = single(headers, &AUTHORIZATION).map_err(|_ambiguous| Refusal::Ambiguous)? else {
         return Ok(None);
     };
-    let malformed = Refusal::Token(Error::Refused(Reason::Malformed));
-    // What else is no token is for the verifier to find out, once for each token.
-    let text = std::str::from_utf8(value.as_bytes()).ok().filter(|text| text.is_ascii()).ok_or(malformed)?;
-    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
+    let value = value.as_bytes();
+    let (scheme, token) = value.split_at(memchr::memchr(b' ', value).unwrap_or(value.len()));
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
         return Err(Refusal::Scheme);
     }
-    match token.trim_matches(' ') {
-        "" => Err(malformed),
+    match token.trim_ascii() {
+        b"" => Err(Refusal::Token(Reason::Malformed.into())),
         token => Ok(Some(token)),
     }
+}
+
+/// A token has no other characters than ASCII.
+fn text(token: &[u8]) -> Result<&str, Error> {
+    std::str::from_utf8(token).ok().filter(|token| token.is_ascii()).ok_or(Error::Refused(Reason::Malformed))
 }
 
 /// The credential of a request that nobody asks for one: a bad token does no harm there and a good
@@ -150,7 +181,7 @@ mod tests {
         }
 
         fn ask(&self, token: &str, now: Timestamp) -> Result<Arc<Principal>, Error> {
-            now_or_never(self.authenticator.principal(token, now))
+            now_or_never(self.authenticator.principal(token.as_bytes(), now))
         }
 
         fn hits_and_misses(&self) -> (u64, u64) {
@@ -204,6 +235,35 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_is_looked_at_again() {
+        let setup = Setup::new();
+        let caller = setup.ask(&good(), NOW).unwrap();
+        assert!(Arc::ptr_eq(&setup.authenticator.again(&caller, NOW).unwrap(), &caller));
+
+        let verifier = |pool: crate::config::Pool| Verifier::new(vec![(Arc::new(pool), setup.keys.clone())]);
+        let with = |pool| {
+            let identity = Arc::clone(&setup.authenticator.identity);
+            Authenticator::new(verifier(pool), identity, Arc::clone(&setup.revoked), &Metrics::new())
+        };
+        let strict = crate::config::Pool { clients: Vec::new(), ..testing::pool() };
+        let moved = with(strict).again(&caller, NOW).unwrap();
+        assert!(moved.verified().pool().clients.is_empty(), "the pool as it is now");
+        let elsewhere = crate::config::Pool { issuers: vec!["https://other.example".into()], ..testing::pool() };
+        assert_eq!(with(elsewhere).again(&caller, NOW).unwrap_err(), Reason::WrongIssuer.into());
+
+        let before = setup.authenticator.revocations();
+        let id = testing::access_claims()["origin_jti"].as_str().unwrap().to_owned();
+        setup.revoked.revoke(Kind::OriginJti, &id, NOW.after(Duration::from_secs(7200)), NOW);
+        assert_ne!(setup.authenticator.revocations(), before);
+        assert_eq!(setup.authenticator.again(&caller, NOW).unwrap_err(), Reason::Revoked.into());
+
+        let other = Setup::new();
+        let caller = other.ask(&good(), NOW).unwrap();
+        other.keys.refresh_fixed(&testing::jwks(&["k2"]), NOW);
+        assert_eq!(other.authenticator.again(&caller, NOW).unwrap_err(), Reason::UnknownKey.into());
+    }
+
+    #[test]
     fn a_revoked_token_is_refused_on_a_miss_as_well() {
         let setup = Setup::new();
         let mut other = testing::access_claims();
@@ -241,7 +301,7 @@ mod tests {
         let (setup, token) = (Setup::new(), good());
         setup.ask(&token, NOW).unwrap();
         setup.keys.refresh_fixed(&testing::jwks(&["k2"]), NOW);
-        assert_eq!(setup.authenticator.principal(&token, NOW).await.unwrap_err(), Reason::UnknownKey.into());
+        assert_eq!(setup.authenticator.principal(token.as_bytes(), NOW).await.unwrap_err(), Reason::UnknownKey.into());
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,7 +310,7 @@ mod tests {
         setup.ask(&token, NOW).unwrap();
         let stale = NOW.after(testing::pool().keys.stale + Duration::from_secs(1));
         tokio::time::advance(testing::pool().keys.stale).await;
-        let outcome = setup.authenticator.principal(&token, stale).await;
+        let outcome = setup.authenticator.principal(token.as_bytes(), stale).await;
         assert_eq!(outcome.unwrap_err(), Error::KeysUnavailable, "never open, and not a verdict on the token");
     }
 
@@ -281,7 +341,7 @@ mod tests {
             (b"Bearer", malformed),
             (b"Bearer ", malformed),
             (b"Bearer \xc3\xa4", malformed),
-            (b"\xff", malformed),
+            (b"\xff", Err(Refusal::Scheme)),
             (b"Basic ZGVtbzpkZW1v", Err(Refusal::Scheme)),
             (b"Bearer\ta", Err(Refusal::Scheme)),
             (b"Bearer:a", Err(Refusal::Scheme)),

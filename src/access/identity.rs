@@ -13,7 +13,9 @@ use http::{Request, Response};
 use http_body::Body as HttpBody;
 
 use super::Permit;
+use super::assertion::{self, Assertion};
 use super::forwarded::Forwarded;
+use crate::clock::Timestamp;
 use crate::config::{self, ClaimSource, HeaderEdits};
 use crate::http::{Body, BodyError, is_ours, join_cookies, remove_nominated};
 use crate::token::Claims;
@@ -111,6 +113,8 @@ pub struct Stamp<'a> {
     pub keep_authorization: bool,
     /// What the route changes. It cannot touch what the gateway sets.
     pub edits: &'a HeaderEdits,
+    /// What is signed for the upstream, and the time.
+    pub assertion: Option<(&'a Assertion, Timestamp)>,
 }
 
 /// Removes what the client may not say and sets what the gateway says.
@@ -142,6 +146,11 @@ pub fn stamp<B>(mut request: Request<B>, permit: &Permit, stamp: &Stamp<'_>) -> 
         for (name, value) in principal.headers.as_ref().map_err(Clone::clone)? {
             headers.insert(name.clone(), value.clone());
         }
+    }
+    if let Some((assertion, now)) = stamp.assertion {
+        let principal = permit.principal().map(|principal| &**principal);
+        let signed = assertion.header(&request, principal, stamp.forwarded.request_id, now);
+        request.headers_mut().insert(assertion::HEADER, signed);
     }
     Ok(Vetted { request })
 }

@@ -4,6 +4,7 @@
 //! request shows of its sender, a [`Permit`] that a route lets it pass, and a
 //! [`identity::Vetted`] request is the only thing that can be sent to an upstream.
 
+pub mod assertion;
 pub mod authenticate;
 pub mod forwarded;
 pub mod identity;
@@ -80,6 +81,11 @@ impl Permit {
     /// Whom it was given to; `None` for an anonymous caller.
     pub fn principal(&self) -> Option<&Arc<Principal>> {
         self.principal.as_ref()
+    }
+
+    /// The same, where the permit has served its purpose.
+    pub fn into_principal(self) -> Option<Arc<Principal>> {
+        self.principal
     }
 }
 

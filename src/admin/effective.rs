@@ -11,16 +11,16 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Access, Admin, Auth, Balance, CertificateFiles, ClaimSource, ClientAuth, ClientCa, Config, Cors, Embedded,
-    Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits, Listener, Log,
-    LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion, TokenUse, Upstream,
-    UpstreamTls,
+    Access, Admin, Assertion, Assertions, Auth, Balance, CertificateFiles, ClaimSource, ClientAuth, ClientCa, Config,
+    Cors, Embedded, Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits,
+    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion, TokenUse,
+    Upstream, UpstreamTls,
 };
 use crate::http::TrustedProxies;
 
 /// The configuration of this generation, without its secrets.
 pub fn config(config: &Config, generation: u64) -> Value {
-    let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, log } = config;
+    let Config { source, server, listeners, admin, pools, upstreams, routes, auth, identity, assertions, log } = config;
     let Admin { address } = admin;
     let listeners: Vec<_> = listeners.iter().map(show_listener).collect();
     let pools: Map<_, _> = pools.iter().map(|pool| (pool.name.to_string(), show_pool(pool))).collect();
@@ -36,6 +36,7 @@ pub fn config(config: &Config, generation: u64) -> Value {
         "route": routes.iter().map(|route| show_route(route)).collect::<Vec<_>>(),
         "auth": auth.as_ref().map(show_auth),
         "identity": show_identity(identity),
+        "assertion": show_assertions(assertions),
         "log": show_log(log),
     })
 }
@@ -162,11 +163,13 @@ fn show_upstream(upstream: &Upstream) -> Value {
         connect,
         response_head,
         idle,
+        connections,
         retries,
         keep_authorization,
         resolve,
         health,
         tls,
+        assertion,
     } = upstream;
     json!({
         "servers": match servers {
@@ -186,12 +189,25 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "connect": duration(*connect),
         "response_head": duration(*response_head),
         "idle": duration(*idle),
+        "connections": connections,
         "retries": retries,
         "authorization": if *keep_authorization { "keep" } else { "drop" },
         "resolve": duration(*resolve),
         "health": health.as_ref().map(show_health),
         "tls": show_upstream_tls(tls),
+        "assertion": assertion.as_ref().map(show_assertion),
     })
+}
+
+fn show_assertion(assertion: &Assertion) -> Value {
+    let Assertion { audience, ttl } = assertion;
+    json!({ "audience": audience, "ttl": duration(*ttl) })
+}
+
+/// Of a key its public name.
+fn show_assertions(assertions: &Assertions) -> Value {
+    let Assertions { issuer, keys } = assertions;
+    json!({ "issuer": **issuer, "keys": keys.iter().map(|key| key.kid()).collect::<Vec<_>>() })
 }
 
 fn show_upstream_tls(tls: &UpstreamTls) -> Value {
@@ -225,6 +241,7 @@ fn show_route(route: &Route) -> Value {
         body,
         rewrite,
         timeout,
+        stream_grace,
         limit,
         request_headers,
         response_headers,
@@ -250,6 +267,7 @@ fn show_route(route: &Route) -> Value {
         "strip_prefix": rewrite.as_ref().map(|rewrite| &rewrite.strip),
         "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
         "timeout": duration(timeout.unwrap_or_default()),
+        "stream_grace": stream_grace.map_or_else(|| "off".to_owned(), duration),
         "body": body.unwrap_or(0),
         "limit": limit.as_ref().map(show_limit),
         "request_headers": show_edits(request_headers),
@@ -356,6 +374,7 @@ mod tests {
     use http::header::{self, HeaderValue};
 
     use crate::config::{Endpoint, LimitBy, Place, PoolId, Rewrite};
+    use crate::es256::SigningKey;
     use crate::secret::Secret;
 
     fn example() -> Config {
@@ -400,11 +419,13 @@ mod tests {
             connect: seconds(3),
             response_head: seconds(60),
             idle: seconds(60),
+            connections: 0,
             retries: 1,
             keep_authorization: false,
             resolve: seconds(30),
             health: Some(Health { path: "/healthz".into(), every: seconds(5), timeout: seconds(2), up: 2, down: 3 }),
             tls: UpstreamTls::default(),
+            assertion: Some(Assertion { audience: "app".into(), ttl: seconds(30) }),
         };
         let mut password = HeaderValue::from_static("hunter4");
         password.set_sensitive(true);
@@ -418,6 +439,7 @@ mod tests {
             body: None,
             rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
             timeout: None,
+            stream_grace: None,
             limit: Some(Limit { rate: 10, per: seconds(300), burst: 20, by: LimitBy::Subject }),
             request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
             response_headers: HeaderEdits::default(),
@@ -469,6 +491,7 @@ mod tests {
                 prefix: "x-auth-".into(),
                 headers: vec![(HeaderName::from_static("x-auth-pool"), ClaimSource::Pool)],
             },
+            assertions: Assertions { issuer: "portcullis".into(), keys: vec![Arc::new(SigningKey::generate())] },
             log: Log { level: tracing::Level::INFO, format: LogFormat::Auto, access: true },
         }
     }
@@ -491,6 +514,8 @@ mod tests {
         assert_eq!(shown["upstream"]["app"]["servers"], json!(["http://127.0.0.1:3000", heavy]));
         assert_eq!(shown["upstream"]["app"]["balance"], "least");
         assert_eq!(shown["upstream"]["app"]["health"]["every"], "5s");
+        assert_eq!(shown["upstream"]["app"]["assertion"], json!({ "audience": "app", "ttl": "30s" }));
+        assert_eq!(shown["assertion"]["issuer"], "portcullis");
         assert_eq!(shown["auth"]["floor"], "300ms");
         assert_eq!(shown["auth"]["cors"]["origins"], json!(["https://app.example.com"]));
         assert_eq!(shown["identity"]["headers"]["x-auth-pool"], "@pool");

@@ -8,7 +8,7 @@
 //! pool's address, and what is left of a rate limit by the route and the limit.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -16,11 +16,13 @@ use tokio::task::JoinSet;
 
 use super::StartError;
 use crate::access::Authenticator;
+use crate::access::assertion::{self, Assertion};
 use crate::access::identity::Identity;
 use crate::auth::Auth;
 use crate::clock::{Clock, Timestamp};
 use crate::cognito;
 use crate::config::{self, Config};
+use crate::es256::SigningKey;
 use crate::gateway::route::Routes;
 use crate::gateway::{Decisions, Gateway, Route};
 use crate::limit::Limiter;
@@ -47,12 +49,15 @@ pub(super) struct Base {
     pub(super) control: Handle,
     pub(super) revoked: Arc<Memory>,
     http: reqwest::Client,
+    /// For assertions, where the file names no key; made when it is needed.
+    own_key: OnceLock<Arc<SigningKey>>,
 }
 
 impl Base {
     pub(super) fn new(clock: Clock, metrics: Arc<Metrics>, control: Handle) -> Result<Self, StartError> {
         let http = outbound::client(CONNECT, TOTAL).map_err(StartError::Outbound)?;
-        Ok(Self { clock, revoked: Arc::new(Memory::new(&metrics)), metrics, control, http })
+        let revoked = Arc::new(Memory::new(&metrics));
+        Ok(Self { clock, revoked, metrics, control, http, own_key: OnceLock::new() })
     }
 }
 
@@ -158,10 +163,14 @@ pub(super) fn build(
 
     let upstreams = upstreams(base, &config, before)?;
     let limiters = limiters(base, &config, before);
+    let assertion_keys = assertion_keys(base, &config, before).map(Arc::new);
     let routes = config.routes.iter().filter_map(|route| {
         let limit = limiters.iter().find(|(limited, _)| Arc::ptr_eq(limited, route));
+        let upstream = &upstreams.get(&route.upstream)?.upstream;
+        let asserted = upstream.config().assertion.as_ref().zip(assertion_keys.as_ref());
         Some(Route {
-            upstream: Arc::clone(&upstreams.get(&route.upstream)?.upstream),
+            upstream: Arc::clone(upstream),
+            assertion: asserted.map(|(one, keys)| Assertion::new(one, &config.assertions, Arc::clone(keys))),
             metrics: Arc::new(RouteMetrics::new(metrics, Arc::clone(&route.label))),
             limit: limit.map(|(_, limiter)| Arc::clone(limiter)),
             config: Arc::clone(route),
@@ -188,6 +197,7 @@ pub(super) fn build(
         authenticator,
         identity,
         auth,
+        assertion_keys,
         server: config.server.clone(),
         decisions: Decisions::new(Arc::clone(metrics)),
     };
@@ -266,6 +276,22 @@ fn limiters(base: &Base, config: &Config, before: Option<&Parts>) -> Vec<(Arc<co
         Some((Arc::clone(route), limiter))
     };
     config.routes.iter().filter_map(limiter).collect()
+}
+
+/// What assertions are signed with, if an upstream gets any: the keys of before rotate.
+fn assertion_keys(base: &Base, config: &Config, before: Option<&Parts>) -> Option<assertion::Keys> {
+    if config.upstreams.iter().all(|upstream| upstream.assertion.is_none()) {
+        return None;
+    }
+    let (first, others) = match config.assertions.keys.split_first() {
+        Some((first, others)) => (Arc::clone(first), others),
+        None => (Arc::clone(base.own_key.get_or_init(|| Arc::new(SigningKey::generate()))), &[][..]),
+    };
+    let others = others.iter().cloned();
+    Some(match before.and_then(|before| before.gateway.assertion_keys.as_deref()) {
+        Some(before) => assertion::Keys::after(before, first, others, base.clock.now()),
+        None => assertion::Keys::new(first, others),
+    })
 }
 
 /// Starts every embedded pool that does not run yet, and writes its real address into the

@@ -46,7 +46,8 @@ pub(super) fn change(in_force: &Config, written: &[Arc<Pool>], mut new: Config) 
 
 /// The sections that differ, in the order of the file.
 fn changed(old: &Config, new: &Config) -> Vec<String> {
-    let Config { source: _, server, listeners, admin: _, pools, upstreams, routes, auth, identity, log } = new;
+    let Config { source: _, server, listeners, admin: _, pools, upstreams, routes, auth, identity, assertions, log } =
+        new;
     let mut changed = Vec::new();
     let mut note = |what: &str, differs: bool| {
         if differs {
@@ -69,6 +70,7 @@ fn changed(old: &Config, new: &Config) -> Vec<String> {
     note("route", routes.len() != old.routes.len() || !old.routes.iter().zip(bare).all(same));
     note("auth", *auth != old.auth);
     note("identity", *identity != old.identity);
+    note("assertion", *assertions != old.assertions);
     note("log", *log != old.log);
     changed
 }

@@ -12,6 +12,7 @@ mod answer;
 pub mod check;
 pub mod cors;
 mod holders;
+pub mod jwks;
 mod members;
 mod sessions;
 mod signin;
@@ -96,6 +97,8 @@ pub struct Auth {
     metrics: Vec<Arc<RouteMetrics>>,
     /// Of [`check`], which stands apart: it has any method and no body.
     check: Arc<RouteMetrics>,
+    /// Of [`jwks`].
+    jwks: Arc<RouteMetrics>,
     /// For everything else below the prefix.
     unknown: Arc<RouteMetrics>,
     sessions: Arc<Sessions>,
@@ -121,6 +124,7 @@ impl Auth {
         Self {
             metrics: ROUTES.iter().map(|route| held(route.path)).collect(),
             check: held(check::PATH),
+            jwks: held(jwks::PATH),
             unknown: held("/*"),
             sessions: Arc::new(Sessions::new()),
             holders: Arc::new(Holders::new()),
@@ -165,6 +169,9 @@ impl Auth {
     pub fn metrics_of(&self, below_prefix: &str) -> &Arc<RouteMetrics> {
         if check::serves(below_prefix).is_some() {
             return &self.check;
+        }
+        if below_prefix == jwks::PATH {
+            return &self.jwks;
         }
         let index = ROUTES.iter().position(|route| route.path == below_prefix);
         index.and_then(|index| self.metrics.get(index)).unwrap_or(&self.unknown)

@@ -105,7 +105,9 @@ impl Auth {
         if self.client.pool().client_secret.is_none() {
             return;
         }
-        if let Ok(principal) = self.authenticator.principal(tokens.access_token.expose(), self.clock.now()).await {
+        if let Ok(principal) =
+            self.authenticator.principal(tokens.access_token.expose().as_bytes(), self.clock.now()).await
+        {
             self.holders.note(tokens, sent, principal.verified().claims());
         }
     }
@@ -117,7 +119,7 @@ impl Auth {
             return tokens.expires_in;
         }
         let now = self.clock.now();
-        let principal = self.authenticator.principal(tokens.access_token.expose(), now).await.ok()?;
+        let principal = self.authenticator.principal(tokens.access_token.expose().as_bytes(), now).await.ok()?;
         u64::try_from(principal.verified().claims().exp - now.seconds()).ok()
     }
 }

@@ -79,7 +79,7 @@ impl Auth {
 
     /// A good token of one of its pool's app clients that was not signed out.
     async fn verify(&self, token: &Secret<String>) -> Result<Arc<Principal>, Problem> {
-        let principal = self.authenticator.principal(token.expose(), self.clock.now()).await?;
+        let principal = self.authenticator.principal(token.expose().as_bytes(), self.clock.now()).await?;
         let verified = principal.verified();
         if !verified.pool().clients.contains(&verified.claims().client) {
             return Err(refused(Reason::WrongClient));

@@ -10,12 +10,13 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
 
 use super::load;
+use crate::access::assertion;
 use crate::access::authenticate::bearer;
 use crate::access::forwarded::{Forwarded, Hop};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Credential, Denial, Lack, authenticate, authorize, satisfies};
 use crate::clock::Clock;
-use crate::config::{Access, Config, HeaderEdits, Pool, Route, Rule, Servers};
+use crate::config::{Access, Assertion, Config, HeaderEdits, Pool, Route, Rule, Servers};
 use crate::gateway::host::effective_host;
 use crate::gateway::route::{Miss, Routes};
 use crate::http::Transport;
@@ -319,7 +320,14 @@ fn upstream(
     };
     let anonymous = authorize(&Access::Public, &Credential::Absent).map_err(|denial| denial_text(&denial))?;
     let edits = &route.request_headers;
-    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: upstream.keep_authorization, edits };
+    let stamp_with = Stamp {
+        identity: &identity,
+        forwarded,
+        keep_authorization: upstream.keep_authorization,
+        edits,
+        // What would be signed stands below: a signature by a key that is not the gateway's shows nothing.
+        assertion: None,
+    };
     let vetted = stamp(request, &anonymous, &stamp_with)?;
     let mut headers = vetted.request().headers().clone();
     for name in before.iter().filter(|name| !headers.contains_key(*name)) {
@@ -333,6 +341,14 @@ fn upstream(
             String::from_utf8_lossy(value.as_bytes())
         };
         line("sends", &format!("{name}: {shown}"))?;
+    }
+    if let Some(Assertion { audience, ttl }) = &upstream.assertion {
+        let who = match shown {
+            Shown::Claims { claims, .. } => format!("sub {}, groups {:?}", claims.sub, claims.groups),
+            _ => "no sub: an anonymous caller".to_owned(),
+        };
+        let of = format!("signed for audience {audience} by {}, for {ttl:?}, {who}", config.assertions.issuer);
+        line("sends", &format!("{}: {of}", assertion::HEADER))?;
     }
     Ok(())
 }

@@ -18,8 +18,20 @@ pub struct Shape {
 pub static ROOT: Shape = Shape {
     place: "the file",
     keys: &[
-        "version", "server", "listener", "admin", "pool", "upstream", "route", "auth", "identity", "session", "store",
-        "log", "trace",
+        "version",
+        "server",
+        "listener",
+        "admin",
+        "pool",
+        "upstream",
+        "route",
+        "auth",
+        "identity",
+        "assertion",
+        "session",
+        "store",
+        "log",
+        "trace",
     ],
 };
 /// `[server]`.
@@ -102,6 +114,8 @@ pub static UPSTREAM_TLS: Shape =
     Shape { place: "[upstream.NAME.tls]", keys: &["ca", "client", "server_name", "danger_accept_invalid"] };
 /// `[upstream.NAME.health]`.
 pub static HEALTH: Shape = Shape { place: "[upstream.NAME.health]", keys: &["path", "every", "timeout", "up", "down"] };
+/// `[upstream.NAME.assertion]`.
+pub static UPSTREAM_ASSERTION: Shape = Shape { place: "[upstream.NAME.assertion]", keys: &["audience", "ttl"] };
 /// `[[route]]`.
 pub static ROUTE: Shape = Shape {
     place: "[[route]]",
@@ -114,6 +128,7 @@ pub static ROUTE: Shape = Shape {
         "strip_prefix",
         "rewrite",
         "timeout",
+        "stream_grace",
         "body",
         "websocket",
         "limit",
@@ -139,6 +154,8 @@ pub static AUTH: Shape = Shape {
 pub static CORS: Shape = Shape { place: "`cors`", keys: &["origins"] };
 /// `[identity]`.
 pub static IDENTITY: Shape = Shape { place: "[identity]", keys: &["prefix", "headers"] };
+/// `[assertion]`.
+pub static ASSERTION: Shape = Shape { place: "[assertion]", keys: &["issuer", "keys"] };
 /// `[store]`.
 pub static STORE: Shape = Shape { place: "[store]", keys: &["kind", "url", "file"] };
 /// `[log]`.
@@ -296,6 +313,14 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&CORS, "allow_origins", "`origins`"),
     (&IDENTITY, "header_prefix", "`prefix`"),
     (&IDENTITY, "claims", "`headers`"),
+    (&ASSERTION, "key", "`keys`, a list"),
+    (&ASSERTION, "iss", "`issuer`"),
+    (&ASSERTION, "audience", "`audience` in [upstream.NAME.assertion]"),
+    (&ASSERTION, "ttl", "`ttl` in [upstream.NAME.assertion]"),
+    (&UPSTREAM_ASSERTION, "aud", "`audience`"),
+    (&UPSTREAM_ASSERTION, "lifetime", "`ttl`"),
+    (&UPSTREAM_ASSERTION, "keys", "`keys` in [assertion]"),
+    (&UPSTREAM_ASSERTION, "issuer", "`issuer` in [assertion]"),
     (&STORE, "type", "`kind`"),
     (&LOG, "access_log", "`access`"),
     (&LOG, "log_level", "`level`"),
@@ -339,8 +364,6 @@ const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "trace", All, "[trace]"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
     unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
-    unavailable(&UPSTREAM, "connections", AllBut(&["0"]), "a cap on `connections`"),
-    unavailable(&UPSTREAM, "assertion", All, "[upstream.NAME.assertion]"),
     unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),

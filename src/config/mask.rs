@@ -22,6 +22,7 @@ pub(super) fn secrets(text: &str) -> String {
         }
         at = end;
     }
+    mask_private_keys(text, &mut masked);
     // Whole characters were replaced by as many stars as they have bytes: it is still UTF-8.
     String::from_utf8(masked).unwrap_or_default()
 }
@@ -74,6 +75,24 @@ fn value_length(value: &str) -> usize {
     value.find('\n').unwrap_or(value.len())
 }
 
+/// What stands between the lines that PEM begins and ends a private key with (RFC 7468 §2).
+fn mask_private_keys(text: &str, masked: &mut [u8]) {
+    const BEGINS: &str = "PRIVATE KEY-----";
+    let mut at = 0;
+    while let Some(found) = text.get(at..).and_then(|rest| rest.find(BEGINS)) {
+        let start = at + found + BEGINS.len();
+        let end = text.get(start..).and_then(|rest| rest.find("-----")).map_or(text.len(), |length| start + length);
+        for byte in masked.iter_mut().take(end).skip(start) {
+            if !matches!(*byte, b'\n' | b'\r') {
+                *byte = b'*';
+            }
+        }
+        // Behind the line that ends the key, whose last words are the same.
+        at =
+            text.get(end..).and_then(|rest| rest.find(BEGINS)).map_or(text.len(), |length| end + length + BEGINS.len());
+    }
+}
+
 /// `user:password@` behind the `://` that ends at `at`.
 fn mask_user_info(text: &str, at: usize, masked: &mut [u8]) {
     let rest = text.get(at..).unwrap_or_default();
@@ -102,6 +121,11 @@ mod tests {
             (r#""client_secret" = "é""#, r#""client_secret" = "**""#),
             (r#"url = "redis://user:pw@host/0""#, r#"url = "redis://*******@host/0""#),
             (r#"url = "https://host/a@b""#, r#"url = "https://host/a@b""#),
+            (
+                "keys = [\"\"\"-----BEGIN EC PRIVATE KEY-----\nMIG/h\n-----END EC PRIVATE KEY-----\"\"\"] # x",
+                "keys = [\"\"\"-----BEGIN EC PRIVATE KEY-----\n*****\n-----END EC PRIVATE KEY-----\"\"\"] # x",
+            ),
+            ("[\"-----BEGIN PRIVATE KEY-----\\nMIG\"]\nx", "[\"-----BEGIN PRIVATE KEY-----*******\n*"),
             (r#"passwords are fun"#, r#"passwords are fun"#),
         ] {
             assert_eq!(secrets(text), expected);

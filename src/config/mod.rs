@@ -26,6 +26,7 @@ pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
 pub use crate::config::edits::{HeaderEdits, Rewrite};
 pub use crate::config::validate::parse;
 pub use crate::config::watch::Contents;
+use crate::es256::SigningKey;
 use crate::http::TrustedProxies;
 use crate::secret::Secret;
 
@@ -82,6 +83,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// `[identity]`.
     pub identity: Identity,
+    /// `[assertion]`.
+    pub assertions: Assertions,
     /// `[log]`.
     pub log: Log,
 }
@@ -394,6 +397,8 @@ pub struct Upstream {
     pub response_head: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
+    /// Connections to each server, over all workers. 0: any number.
+    pub connections: usize,
     /// How often a request that was never sent, or is idempotent, is tried again.
     pub retries: u32,
     /// Whether the caller's `Authorization` reaches the backend.
@@ -404,6 +409,17 @@ pub struct Upstream {
     pub health: Option<Health>,
     /// `[upstream.NAME.tls]`.
     pub tls: UpstreamTls,
+    /// `[upstream.NAME.assertion]`; absent: nothing is signed for it.
+    pub assertion: Option<Assertion>,
+}
+
+/// `[upstream.NAME.assertion]`: what is said of a request is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assertion {
+    /// Whom it is for: `aud`.
+    pub audience: String,
+    /// How long it is good, 1 to 60 s.
+    pub ttl: Duration,
 }
 
 /// `[upstream.NAME.health]`: how servers are probed.
@@ -549,6 +565,9 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// From the end of the request's head to the last byte of its answer. `None`: no limit.
     pub timeout: Option<Duration>,
+    /// How long an answer may go on after its caller's token has expired, or would be refused for
+    /// another reason. `None`: to its end.
+    pub stream_grace: Option<Duration>,
     /// How often somebody may ask.
     pub limit: Option<Limit>,
     /// What is changed of the request's headers, after all that the gateway does with them itself.
@@ -681,6 +700,15 @@ impl Identity {
     pub fn manages(&self, name: &HeaderName) -> bool {
         crate::http::starts_collapsed(name.as_str(), self.prefix.as_bytes())
     }
+}
+
+/// `[assertion]`: who signs for upstreams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assertions {
+    /// `iss`.
+    pub issuer: Arc<str>,
+    /// The first signs, all are published. Empty: the process makes one for itself.
+    pub keys: Vec<Arc<SigningKey>>,
 }
 
 /// Where an identity header's value comes from.

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 
+use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::diagnostic::Diagnostic;
@@ -16,7 +17,16 @@ const SECRET_FILE_LIMIT: u64 = 64 * 1024;
 impl Section<'_> {
     /// A secret: `{ env = "NAME" }`, `{ file = "PATH" }`, or the text itself.
     pub(super) fn secret(&self, key: &str, warn_literal: bool) -> Option<Secret<String>> {
-        let value = self.value(key)?;
+        self.secret_in(key, self.value(key)?, warn_literal)
+    }
+
+    /// The same of a value: that of `key`, or one in a list there.
+    pub(super) fn secret_in(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        warn_literal: bool,
+    ) -> Option<Secret<String>> {
         if let DeValue::String(literal) = value.get_ref() {
             if literal.is_empty() {
                 self.reader.invalid(format!("`{key}` is empty"), value.span(), Invalid::new("no characters"));
@@ -29,7 +39,11 @@ impl Section<'_> {
             }
             return Some(Secret::from(literal.clone().into_owned()));
         }
-        let source = self.child_from(key, value, &SECRET, "a secret")?;
+        let DeValue::Table(table) = value.get_ref() else {
+            self.reader.wrong_type(key, "a secret", value);
+            return None;
+        };
+        let source = Section::open(self.reader, &SECRET, value.span(), table);
         let (env, file) = (source.text("env"), source.text("file"));
         match (source.value("env"), source.value("file")) {
             (Some(env), Some(file)) => {

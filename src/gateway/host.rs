@@ -50,6 +50,15 @@ pub fn effective_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Effect
     }
 }
 
+/// The name in a `Host` header in normal form; empty where there is none.
+///
+/// # Errors
+/// When it is not a host with an optional port.
+pub(super) fn host_name(value: Option<&HeaderValue>) -> Result<Cow<'_, str>, HostError> {
+    let Some(value) = value else { return Ok(Cow::Borrowed("")) };
+    Ok(normal_name(value.to_str().unwrap_or_default(), 80)?.0)
+}
+
 /// Name in normal form, and the port if it is not the scheme's own (RFC 9110 §4.2.3).
 fn normal_name(text: &str, scheme_port: u16) -> Result<(Cow<'_, str>, Option<u16>), HostError> {
     let end = if text.starts_with('[') {

@@ -5,6 +5,8 @@
 
 mod deadline;
 pub mod host;
+mod lifetime;
+mod own;
 mod panic;
 mod redirect;
 pub mod route;
@@ -21,12 +23,14 @@ use http_body::Body as _;
 
 use self::deadline::Deadline;
 use self::host::effective_host;
+use self::lifetime::{Held, Lasting, Life, Register};
+use self::own::Own;
 use self::route::{Miss, Pattern, Routes};
+use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
 use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
-use crate::auth::cors::Crossing;
-use crate::auth::{Auth, check};
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
 use crate::http::{Body, ConnInfo, Peer, Transport, client_addr, first};
@@ -35,7 +39,7 @@ use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
 use crate::server::{RequestBody, Service};
-use crate::telemetry::access_log::{AccessLog, Path, Record, RecordedBody};
+use crate::telemetry::access_log::{AccessLog, Path, Record};
 use crate::telemetry::metrics::{self, Count, Metrics, RouteMetrics};
 use crate::telemetry::trace::{RequestId, TraceContext};
 use crate::upstream::{self, Connections, Exchange, Timing, Trailers, Upstream};
@@ -51,6 +55,8 @@ pub struct Gateway {
     pub identity: Arc<Identity>,
     /// The identity routes.
     pub auth: Option<Auth>,
+    /// What assertions are signed with, if an upstream gets any.
+    pub assertion_keys: Option<Arc<assertion::Keys>>,
     /// `[server]`.
     pub server: config::Server,
     /// Decisions, counted.
@@ -66,6 +72,8 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// How often somebody may ask.
     pub limit: Option<Arc<Limiter>>,
+    /// What is signed for the upstream.
+    pub assertion: Option<Assertion>,
     /// Held metrics.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -141,50 +149,6 @@ impl Gateway {
         }
         Ok((permit, Some(rewritten)))
     }
-
-    /// Answers a proxy that asks whether a request may pass.
-    async fn check(
-        &self,
-        auth: &Auth,
-        appended: &str,
-        trusted: bool,
-        request: &Request<RequestBody>,
-        record: &mut Record,
-    ) -> Result<Response<Body>, Problem> {
-        if !trusted {
-            let detail = "Only a proxy in trusted_proxies may ask";
-            return Err(Problem::new(Code::AccessDenied, detail).because("untrusted_proxy"));
-        }
-        let asked = match check::asked(request.method(), appended, request.headers()) {
-            Ok(asked) => asked,
-            // The proxy is set up wrongly, which its operator should see.
-            Err(unclear @ check::Unclear::Missing(_)) => return Err(unclear.into()),
-            Err(unclear) => return Err(check::refusal(unclear.into())),
-        };
-        let permit = self.permit_for(auth, &asked, request.headers(), record).await.map_err(check::refusal)?;
-        let mut response = check::answer(&self.identity, &permit)?;
-        response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-        Ok(response)
-    }
-
-    /// The decision on a request that another proxy has.
-    async fn permit_for(
-        &self,
-        auth: &Auth,
-        asked: &check::Asked,
-        headers: &HeaderMap,
-        record: &mut Record,
-    ) -> Result<Permit, Problem> {
-        let host = effective_host(&asked.target, &asked.host)?;
-        let path = path::normalize(asked.target.path())?;
-        if auth.serves(&host.name, &path.text).is_some() {
-            // They are answered here, and no upstream has them.
-            return Err(Problem::from(Code::AccessDenied).because("identity_route"));
-        }
-        let route = self.routes.find(&host.name, &path, &asked.method)?;
-        let asked = Asked { host: &host.name, path: &path, method: &asked.method, headers };
-        Ok(self.decide(route, &asked, record).await?.0)
-    }
 }
 
 /// The counters of `portcullis_auth_total`, the frequent ones held.
@@ -220,6 +184,7 @@ impl Decisions {
 pub struct Worker {
     snapshot: RefCell<Cache<Arc<ArcSwap<Gateway>>, Arc<Gateway>>>,
     connections: Rc<Connections>,
+    streams: Register,
     log: AccessLog,
     clock: Clock,
 }
@@ -234,14 +199,15 @@ pub struct Client {
 impl Worker {
     /// A worker that follows `snapshot`. It belongs to the thread that makes it.
     pub fn new(snapshot: Arc<ArcSwap<Gateway>>, log: AccessLog, clock: Clock) -> Self {
-        Self { snapshot: RefCell::new(Cache::new(snapshot)), connections: Rc::default(), log, clock }
+        let snapshot = RefCell::new(Cache::new(snapshot));
+        Self { snapshot, connections: Rc::default(), streams: Register::default(), log, clock }
     }
 
     /// Answers a request; cannot fail.
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<RecordedBody<Body>> {
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Lasting> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &request);
         record.tls = client.info.transport.tls().map(|session| session.version);
-        let gateway = Arc::clone(self.snapshot.borrow_mut().load());
+        let gateway = self.gateway();
         let answer = {
             let answer = pin!(self.respond(&gateway, &client, request, &mut record));
             panic::caught(answer).await
@@ -250,18 +216,23 @@ impl Worker {
             self.log.metrics().panics.inc();
             Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
         });
-        let response = response.unwrap_or_else(|problem| problem_response(&problem, &mut record));
-        record.answer(response)
+        let (response, held) = response.unwrap_or_else(|problem| (problem_response(&problem, &mut record), None));
+        Lasting::answer(record, response, || held.map(|held| Life::new(self, gateway, held)))
     }
 
-    /// The way of a request, from top to bottom.
+    /// The configuration in force.
+    fn gateway(&self) -> Arc<Gateway> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// The way of a request, from top to bottom. With the answer comes what its caller was let in with.
     async fn respond(
         &self,
         gateway: &Gateway,
         client: &Client,
         mut request: Request<RequestBody>,
         record: &mut Record,
-    ) -> Result<Response<Body>, Problem> {
+    ) -> Result<(Response<Body>, Option<Held>), Problem> {
         let head = request.headers();
         let trusted = gateway.server.trusted_proxies.contains(client.info.peer);
         if trusted {
@@ -279,31 +250,17 @@ impl Worker {
             Transport::Plain => {}
             Transport::Tls(session) if session.zone.load().contains(&host.name) => {}
             Transport::Tls(_) => return Err(Problem::from(Code::Misdirected).because("tls_zone")),
-            Transport::Redirect(port) => return redirect::to_https(&host, *port, request.uri(), record.request_id),
+            Transport::Redirect(port) => {
+                return Ok((redirect::to_https(&host, *port, request.uri(), record.request_id)?, None));
+            }
         }
         let path = path::normalize(request.uri().path())?;
 
         if let Some(auth) = &gateway.auth
             && let Some(below) = auth.serves(&host.name, &path.text)
         {
-            let below = below.to_owned();
-            record.route = Some(Arc::clone(auth.metrics_of(&below)));
-            if let Some(appended) = check::serves(&below) {
-                return Box::pin(gateway.check(auth, appended, trusted, &request, record)).await;
-            }
-            let crossing = Crossing::judge(auth.config().cors.as_ref(), head, host.value.as_ref())?;
-            request.body_mut().count_into(record.count_in());
-            let mut response = match crossing.preflight(&request) {
-                Some(response) => response,
-                None => {
-                    let answer = Box::pin(auth.handle(request, &below, record.client)).await;
-                    let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, record));
-                    crossing.apply(response.headers_mut());
-                    response
-                }
-            };
-            response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
-            return Ok(response);
+            let asked = Own { auth, below: below.to_owned(), host: host.value.clone(), trusted };
+            return Ok((Box::pin(gateway.answer(asked, request, record)).await?, None));
         }
 
         let route = gateway.routes.find(&host.name, &path, request.method())?;
@@ -345,21 +302,22 @@ impl Worker {
             body.count_into(record.count_in());
         }
         let edits = &route.config.request_headers;
-        let vetted =
-            stamp(request, &permit, &Stamp { identity: &gateway.identity, forwarded, keep_authorization, edits })?;
+        let assertion = route.assertion.as_ref().map(|assertion| (assertion, record.time));
+        let identity = &gateway.identity;
+        let vetted = stamp(request, &permit, &Stamp { identity, forwarded, keep_authorization, edits, assertion })?;
 
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };
         let answer = vetted.send(upstream, &self.connections, &exchange, &mut timing.timing);
         let mut response = deadline.before(pin!(answer)).await?;
         route.config.response_headers.apply(response.headers_mut());
-        Ok(deadline.watch(response))
+        Ok((deadline.watch(response), Held::new(permit, route.config.stream_grace)))
     }
 }
 
 impl Service for Worker {
     type Client = Client;
-    type Body = RecordedBody<Body>;
+    type Body = Lasting;
 
     fn connected(&self, info: ConnInfo) -> Client {
         Client { hop: Hop::new(info.peer, info.local, &info.transport), info }
@@ -381,14 +339,14 @@ impl Service for Worker {
         record.path = Path::default();
         record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
-        record.answer(response)
+        Lasting::answer(record, response, || None)
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
         let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, request);
         record.tls = client.info.transport.tls().map(|session| session.version);
         let response = problem_response(&refusal.into(), &mut record);
-        record.answer(response)
+        Lasting::answer(record, response, || None)
     }
 }
 

@@ -34,6 +34,27 @@ use super::body::{Leftover, RequestBody};
 use super::connection::{ConnectionLimits, Lifecycle, Service};
 use crate::http::ConnInfo;
 
+/// A door for the fuzz target of the frame counter, which is nobody else's business.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use tokio::time::Instant;
+
+    use super::frames::{Flood, Tracker};
+
+    /// Feeds the bytes of a connection in pieces of this size while time stands still. Gives what
+    /// ended it, if anything, and whether a header block is open at the end.
+    pub fn frames(bytes: &[u8], piece: usize) -> (Option<&'static str>, bool) {
+        let now = Instant::now();
+        let mut tracker = Tracker::new(now);
+        let fed = bytes.chunks(piece.max(1)).try_for_each(|piece| tracker.feed(piece, &|| now));
+        let flood = fed.err().map(|flood| match flood {
+            Flood::Control => "control",
+            Flood::Reset => "reset",
+        });
+        (flood, tracker.in_head())
+    }
+}
+
 /// What every client says first (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

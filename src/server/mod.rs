@@ -19,6 +19,8 @@ pub use body::RequestBody;
 pub use connection::{ConnectionLimits, Lifecycle, Service};
 pub use descriptors::Descriptors;
 pub use entrance::Entrance;
+#[cfg(fuzzing)]
+pub use http2::fuzzing;
 pub use inherited::Inherited;
 pub use io::Patience;
 pub use socket::ListeningSocket;

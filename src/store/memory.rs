@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use foldhash::quality::RandomState;
@@ -21,6 +21,7 @@ use crate::telemetry::metrics::{self, Level, Metrics};
 pub struct Memory {
     origins: Table,
     tokens: Table,
+    changes: AtomicU64,
 }
 
 impl Memory {
@@ -30,13 +31,20 @@ impl Memory {
             let gauge = metrics.revocations.get_or_create_owned(&metrics::Kind::new(kind.as_str()));
             Table { len: AtomicUsize::new(0), entries: RwLock::default(), gauge }
         };
-        Self { origins: table(Kind::OriginJti), tokens: table(Kind::Jti) }
+        Self { origins: table(Kind::OriginJti), tokens: table(Kind::Jti), changes: AtomicU64::new(0) }
     }
 
     /// Refuses everything with this id before `until`, which is when the last token that it names
     /// has expired, leeway included. Revoking again can make the time longer, never shorter.
     pub fn revoke(&self, kind: Kind, id: &str, until: Timestamp, now: Timestamp) {
         self.table(kind).revoke(id, until, now);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Another number after each revocation, so that whoever has to notice one need not look for it
+    /// all the time.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Whether a token with these claims is refused. A reader's lock and a look-up, or a single

@@ -73,6 +73,8 @@ labels! {
     Limit { limit }
     /// By kind of revocation.
     Kind { kind }
+    /// By exact reason.
+    Reason { reason }
     /// By certificate.
     Certificate { name }
 }
@@ -101,6 +103,7 @@ pub struct Metrics {
     pub provider_seconds: Histograms<Operation>,
     pub rate_limited: Family<Limit, Count>,
     pub revocations: Family<Kind, Level>,
+    pub streams_ended: Family<Reason, Count>,
     pub config_generation: Level,
     pub tls_certificate_expiry_seconds: Family<Certificate, Level>,
     pub config_reload: Family<Outcome, Count>,
@@ -167,6 +170,7 @@ impl Metrics {
             ),
             rate_limited: register!("rate_limited", "Requests refused by a rate limit", Family::default()),
             revocations: register!("revocations", "Revocations in force", Family::default()),
+            streams_ended: register!("streams_ended", "Streams that outlived their permission", Family::default()),
             config_generation: register!("config_generation", "Number of the configuration in force", Level::default()),
             tls_certificate_expiry_seconds: register!(
                 "tls_certificate_expiry_seconds",
@@ -294,6 +298,7 @@ mod tests {
             provider_seconds,
             rate_limited,
             revocations,
+            streams_ended,
             config_generation: _,
             tls_certificate_expiry_seconds,
             config_reload,
@@ -319,6 +324,7 @@ mod tests {
         drop(config_reload.get_or_create(&Outcome::new("a")));
         drop(rate_limited.get_or_create(&Limit::new("a")));
         drop(revocations.get_or_create(&Kind::new("a")));
+        drop(streams_ended.get_or_create(&Reason::new("a")));
         drop(tls_certificate_expiry_seconds.get_or_create(&Certificate::new("a")));
         metrics
     }

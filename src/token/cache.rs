@@ -18,7 +18,7 @@ const USUAL_WEIGHT: u64 = 4096;
 
 /// A cache keyed by the token. Hashing is seeded at random, so that strangers cannot aim at one bucket.
 pub struct Cache<V: Clone> {
-    entries: sync::Cache<Box<str>, Weighed<V>, ByWeight, RandomState>,
+    entries: sync::Cache<Box<[u8]>, Weighed<V>, ByWeight, RandomState>,
 }
 
 impl<V: Clone> Cache<V> {
@@ -31,13 +31,13 @@ impl<V: Clone> Cache<V> {
     }
 
     /// The value that was inserted for exactly this token, unless it has been evicted.
-    pub fn get(&self, token: &str) -> Option<V> {
+    pub fn get(&self, token: &[u8]) -> Option<V> {
         self.entries.get(token).map(|weighed| weighed.value)
     }
 
     /// Keeps a value for a token. Its weight is the token's length and `extra_weight`, both in bytes;
     /// an entry that is too heavy for the cache is not kept.
-    pub fn insert(&self, token: &str, value: V, extra_weight: usize) {
+    pub fn insert(&self, token: &[u8], value: V, extra_weight: usize) {
         let weight = OVERHEAD + token.len() as u64 + extra_weight as u64;
         self.entries.insert(Box::from(token), Weighed { value, weight });
     }
@@ -58,8 +58,8 @@ struct Weighed<V> {
 #[derive(Clone)]
 struct ByWeight;
 
-impl<V> Weighter<Box<str>, Weighed<V>> for ByWeight {
-    fn weight(&self, _token: &Box<str>, weighed: &Weighed<V>) -> u64 {
+impl<V> Weighter<Box<[u8]>, Weighed<V>> for ByWeight {
+    fn weight(&self, _token: &Box<[u8]>, weighed: &Weighed<V>) -> u64 {
         weighed.weight
     }
 }
@@ -71,26 +71,26 @@ mod tests {
     #[test]
     fn a_value_belongs_to_the_whole_token() {
         let cache = Cache::new(1 << 20);
-        cache.insert("header.payload.signature", 1, 100);
-        cache.insert("header.payload.signaturf", 2, 100);
-        assert_eq!(cache.get("header.payload.signature"), Some(1));
-        assert_eq!(cache.get("header.payload.signaturf"), Some(2));
-        assert_eq!(cache.get("header.payload.signatur"), None);
-        cache.insert("header.payload.signature", 3, 100);
-        assert_eq!(cache.get("header.payload.signature"), Some(3), "the newer value counts");
+        cache.insert(b"header.payload.signature", 1, 100);
+        cache.insert(b"header.payload.signaturf", 2, 100);
+        assert_eq!(cache.get(b"header.payload.signature"), Some(1));
+        assert_eq!(cache.get(b"header.payload.signaturf"), Some(2));
+        assert_eq!(cache.get(b"header.payload.signatur"), None);
+        cache.insert(b"header.payload.signature", 3, 100);
+        assert_eq!(cache.get(b"header.payload.signature"), Some(3), "the newer value counts");
     }
 
     #[test]
     fn it_stays_within_its_bytes() {
         let cache = Cache::new(256 * 1024);
         for n in 0..10_000 {
-            cache.insert(&format!("{n:0>1000}"), n, 3000);
+            cache.insert(format!("{n:0>1000}").as_bytes(), n, 3000);
         }
         assert!(cache.entries.weight() <= cache.entries.capacity());
         assert!(cache.entries.len() <= 256 / 4 + 1, "{}", cache.entries.len());
         assert!(cache.entries.len() > 20, "{}", cache.entries.len());
-        cache.insert("heavy", 1, 1 << 20);
-        assert_eq!(cache.get("heavy"), None);
+        cache.insert(b"heavy", 1, 1 << 20);
+        assert_eq!(cache.get(b"heavy"), None);
         assert!(!format!("{cache:?}").contains("000"), "tokens are not printed");
     }
 }

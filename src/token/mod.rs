@@ -155,6 +155,16 @@ impl Verifier {
         Ok(Verified { claims: Arc::new(claims), pool: pool.clone(), key, keys: set.keys().clone() })
     }
 
+    /// A token that was good, as the pools of this verifier see it: since it was verified its pool may
+    /// have been configured anew.
+    ///
+    /// # Errors
+    /// When its issuer is no pool here.
+    pub fn adopt(&self, verified: &Verified) -> Result<Verified, Reason> {
+        let (pool, _) = self.issuing_pool(claims::issuer(verified.claims.all())?)?;
+        Ok(Verified { pool: Arc::clone(pool), ..verified.clone() })
+    }
+
     fn issuing_pool(&self, issuer: &str) -> Result<(&Arc<config::Pool>, &KeySet), Reason> {
         let of_issuer = |(pool, _): &&(Arc<config::Pool>, KeySet)| pool.issuers.iter().any(|known| known == issuer);
         let (pool, set) = self.sets.iter().find(of_issuer).ok_or(Reason::WrongIssuer)?;
@@ -210,12 +220,22 @@ impl Verified {
         &self.pool
     }
 
+    /// When it expires, leeway included.
+    pub fn good_until(&self) -> Timestamp {
+        Timestamp::from_seconds(u64::try_from(self.claims.exp).unwrap_or_default()).after(self.pool.leeway)
+    }
+
+    /// Whether its pool no longer has the key that signed it.
+    pub fn is_withdrawn(&self) -> bool {
+        self.key.is_retired()
+    }
+
     /// Whether the verdict still holds at `now`: what a cache must ask before it believes itself.
     ///
     /// # Errors
     /// When the token has expired, its key was withdrawn, or the key set has become stale.
     pub fn still_good(&self, now: Timestamp) -> Result<(), Error> {
-        if self.key.is_retired() {
+        if self.is_withdrawn() {
             return Err(Reason::UnknownKey.into());
         }
         if !self.keys.is_fresh(now) {

@@ -15,15 +15,16 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
 use super::Backend;
-use super::connections::Link;
+use super::cap::Slot;
 use super::error::{ConnectError, Error};
 use super::health::Event;
 use super::http1::{Connection, Socket};
 use super::resolve::look_up;
+use super::server::Link;
 use crate::config::Transport;
 
 /// Connects within `within`, which covers the name look-up and every address together.
-pub(super) async fn connect(backend: &Backend, within: Duration) -> Result<Link, Error> {
+pub(super) async fn connect(backend: &Backend, within: Duration, slot: Slot) -> Result<Link, Error> {
     let stream = match open(backend, Instant::now() + within).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -32,7 +33,7 @@ pub(super) async fn connect(backend: &Backend, within: Duration) -> Result<Link,
         }
     };
     let address = backend.resolved.as_ref().and_then(|_| stream.address());
-    Ok(Link::new(Connection::new(Socket::new(stream)), address))
+    Ok(Link::new(Connection::new(Socket::new(stream)), address, slot))
 }
 
 /// What a connection runs over.

@@ -28,6 +28,9 @@ pub enum Error {
     /// The upstream has no server.
     #[error("the upstream has no server")]
     NoServer,
+    /// The server has as many connections as it may have, and none was free in time. Says why.
+    #[error("every connection is in use: {0}")]
+    Busy(&'static str),
 }
 
 /// Why no connection could be made.
@@ -81,6 +84,7 @@ impl Error {
             Self::Invalid(Invalid::TransferEncoding) => "invalid_coding",
             Self::Closed(_) => "closed",
             Self::NoServer => "no_server",
+            Self::Busy(why) => why,
         }
     }
 }

@@ -12,12 +12,14 @@ use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
 use super::connect::connect;
-use super::connections::{Claim, Connections, Link};
+use super::connections::Connections;
 use super::error::{Error, Invalid};
 use super::health::Event;
 use super::http1::{Broken, Failure, Pump};
 use super::request::{self, Outgoing, Upload};
 use super::response::{self, Rest};
+use super::server::{Claim, Link};
+use super::waiting::{Way, way};
 use super::{Backend, Exchange, Target, Timing, Upstream, whoami};
 use crate::http::{Body, BodyError};
 
@@ -26,8 +28,9 @@ use crate::http::{Body, BodyError};
 ///
 /// The request has been vetted: a path as its target, no hop-by-hop header, the identity set. Its
 /// framing, `Host` and `Expect` are replaced. It is tried again as long as nothing of it was sent,
-/// and when a kept connection ends without an answer, if it is idempotent and has no body. Dropping
-/// the future, or the answer's body before its end, closes the connection.
+/// and when a connection ends without an answer, if it is idempotent; in both cases only if all that
+/// was taken of its body is still there ([`super::replay`]). Dropping the future, or the answer's
+/// body before its end, closes the connection.
 ///
 /// # Errors
 /// When there is no answer that can be passed on; see [`Error`].
@@ -48,9 +51,13 @@ where
     let mut body = upload.is_some().then_some(body);
     let started = Instant::now();
     async move {
+        if upstream.config.retries == 0 {
+            upload.iter().for_each(|upload| upload.settle());
+        }
         let backends = match &upstream.target {
             Target::Http(backends) => backends,
             Target::Whoami(tally) => {
+                upload.iter().for_each(|upload| upload.settle());
                 timing.server = Some(Arc::from(whoami::NAME));
                 let own = header::HeaderValue::from_static(whoami::NAME);
                 head.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &own));
@@ -80,7 +87,15 @@ where
             let link = match kept {
                 Some(link) => Ok(link),
                 None => {
-                    let link = Box::pin(connect(backend, upstream.config.connect)).await;
+                    let (within, idle) = (upstream.config.connect, upstream.config.idle);
+                    let link = match way(server, now + within, idle, sure).await {
+                        Ok(Way::Kept(link)) => Ok(link),
+                        Ok(Way::New(slot)) => Box::pin(connect(backend, within, slot)).await,
+                        Err(error) => {
+                            backend.tally.failed(error.reason());
+                            return Err(error);
+                        }
+                    };
                     // The wait for the answer does not begin before there is a connection.
                     now = Instant::now();
                     link
@@ -158,6 +173,8 @@ where
     async move {
         // Whether the socket was closed before it took a byte of the request.
         let mut unsent = false;
+        // What is left of the body when the socket takes no more of it.
+        let mut rest = None;
         let answer = poll_fn(|cx| {
             match pump.as_mut().map(|pump| pump.poll(cx)) {
                 Some(Poll::Ready(Ok(()))) => {
@@ -168,7 +185,8 @@ where
                 Some(Poll::Ready(Err(Failure::Socket(error)))) => {
                     // The server may have answered before it stopped to read (RFC 9112 §9.5).
                     tracing::debug!(%error, "a server takes no more of a request");
-                    unsent = pump.take().is_some_and(|pump| pump.has_sent_nothing());
+                    unsent = pump.as_ref().is_some_and(Pump::has_sent_nothing);
+                    rest = pump.take().and_then(Pump::into_body);
                 }
                 Some(Poll::Pending) | None => {}
             }
@@ -185,6 +203,7 @@ where
         .await;
         match answer {
             Ok(answer) => {
+                upload.inspect(|upload| upload.settle());
                 if let (Some(pump), Some(upload)) = (pump, upload) {
                     link.upload = Some(tokio::task::spawn_local(Rc::clone(upload).finish(pump)));
                 }
@@ -200,9 +219,16 @@ where
                 // A server closes kept connections whenever it likes, also while a request is on its
                 // way to it, and another one may do better than one that fails: only the kind of
                 // request tells whether it may be sent once more.
-                let unheard = upload.is_none() && matches!(error, Error::Closed(_)) && link.connection.heard_nothing();
+                let unheard = matches!(error, Error::Closed(_)) && link.connection.heard_nothing();
                 let elsewhere = link.is_used || upstream.backends().len() > 1;
-                let again = unheard && (unsent || (elsewhere && head.method().is_idempotent()));
+                let harmless = unheard && (unsent || (elsewhere && head.method().is_idempotent()));
+                let again = match upload.filter(|_| harmless) {
+                    Some(upload) => {
+                        *body = Outgoing::again(upload, pump.and_then(Pump::into_body).or(rest));
+                        body.is_some()
+                    }
+                    None => harmless,
+                };
                 Err(Failed { error, again })
             }
         }

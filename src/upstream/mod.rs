@@ -8,6 +8,7 @@
 //! Nothing here knows principals, routes or problems: what arrives has been decided on.
 
 mod balance;
+mod cap;
 mod connect;
 mod connections;
 mod error;
@@ -15,10 +16,12 @@ mod forward;
 mod health;
 mod http1;
 mod probe;
+mod replay;
 mod request;
 mod resolve;
 mod response;
 mod retry;
+mod server;
 mod standing;
 mod tally;
 #[cfg(test)]
@@ -26,6 +29,7 @@ mod tests;
 mod timer;
 mod tls;
 mod trailers;
+mod waiting;
 mod whoami;
 
 use std::net::{IpAddr, SocketAddr};
@@ -42,11 +46,14 @@ use crate::telemetry::metrics::{self, Count, Level, Metrics};
 pub use connections::Connections;
 pub use error::{ConnectError, Error, Invalid};
 pub use forward::forward;
+#[cfg(fuzzing)]
+pub use http1::fuzzing;
 pub use probe::probe;
 pub use resolve::resolve;
 pub use tls::BuildError;
 pub use trailers::Trailers;
 
+use cap::Cap;
 use health::Thresholds;
 use resolve::Resolved;
 use standing::Standing;
@@ -63,7 +70,7 @@ pub struct Exchange<'a> {
     pub host: Option<HeaderValue>,
     /// What the client's head said of trailers, read before the hop-by-hop headers were removed.
     pub trailers: Trailers,
-    /// Trailers for which this is true are dropped; `whoami:` shows such headers as the identity.
+    /// Trailers for which this is true are dropped, as are those that only the gateway may say; `whoami:` shows such headers as the identity.
     pub managed: &'a Managed,
     /// How long a body may stand still, in either direction.
     pub body_stall: Duration,
@@ -126,8 +133,11 @@ struct Backend {
     tls: Option<Towards>,
     tally: Tally,
     standing: Arc<Standing>,
+    /// How many connections all workers together may have to it.
+    cap: Arc<Cap>,
     idle: Level,
     active: Level,
+    waiting: Level,
 }
 
 /// One server of an upstream, for `GET /upstreams`.
@@ -146,11 +156,13 @@ pub struct ServerStatus {
     pub active: i64,
     /// Connections without one.
     pub idle: i64,
+    /// Requests that wait for a connection.
+    pub waiting: i64,
 }
 
 impl ServerStatus {
     fn whoami() -> Self {
-        Self { url: "whoami:".to_owned(), weight: 1, healthy: true, reason: None, active: 0, idle: 0 }
+        Self { url: "whoami:".to_owned(), weight: 1, healthy: true, reason: None, active: 0, idle: 0, waiting: 0 }
     }
 }
 
@@ -174,7 +186,7 @@ impl Upstream {
             Servers::Http(endpoints) => Target::Http(
                 endpoints
                     .iter()
-                    .map(|endpoint| Backend::new(name, endpoint, tls.as_ref(), metrics))
+                    .map(|endpoint| Backend::new(&config, endpoint, tls.as_ref(), metrics))
                     .collect::<Result<_, _>>()?,
             ),
         };
@@ -204,6 +216,8 @@ impl Upstream {
                 if let Some(known) = known {
                     backend.standing = Arc::clone(&known.standing);
                     backend.resolved = known.resolved.clone();
+                    backend.cap = Arc::clone(&known.cap);
+                    backend.cap.set_limit(self.config.connections);
                 }
                 backend.standing.publish_health();
             }
@@ -230,6 +244,7 @@ impl Upstream {
                 reason: trouble,
                 active: backend.active.get(),
                 idle: backend.idle.get(),
+                waiting: backend.waiting.get(),
             }
         };
         match &self.target {
@@ -262,11 +277,12 @@ impl Upstream {
 
 impl Backend {
     fn new(
-        upstream: &Arc<str>,
+        config: &config::Upstream,
         endpoint: &config::Endpoint,
         tls: Option<&Tls>,
         metrics: &Metrics,
     ) -> Result<Self, BuildError> {
+        let upstream = &config.name;
         let authority: Arc<str> = Arc::from(endpoint.label());
         let connections = |state: &'static str| {
             let label = metrics::ServerState::new(Arc::clone(upstream), Arc::clone(&authority), state);
@@ -291,8 +307,10 @@ impl Backend {
             resolved: is_name.then(Arc::default),
             tally: Tally::new(metrics, upstream, &authority),
             standing: Arc::new(Standing::new(upstream, &authority, healthy)),
+            cap: Arc::new(Cap::new(config.connections)),
             idle: connections("idle"),
             active: connections("active"),
+            waiting: connections("waiting"),
             endpoint: endpoint.clone(),
             authority,
         })

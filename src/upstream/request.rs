@@ -15,9 +15,10 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::http1::{Failure, Pump};
+use super::replay::{self, Replay};
 use super::trailers::{self, Trailers};
 use super::{Exchange, Managed};
-use crate::http::BodyError;
+use crate::http::{BodyError, is_ours};
 
 /// Frames a request from what is known of its body, and from nothing that the client wrote.
 ///
@@ -44,7 +45,11 @@ where
         if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        return Request::from_parts(head, Outgoing { body: None, upload: None });
+        return Request::from_parts(head, Outgoing { body: None, upload: None, again: Vec::new().into_iter() });
+    }
+    let kept = Replay::default();
+    if body.size_hint().lower() > replay::MAX_BYTES {
+        kept.forget();
     }
     if let Some(length) = body.size_hint().exact() {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -60,21 +65,35 @@ where
         is_out: Cell::new(false),
         reader: RefCell::default(),
         managed: Managed::clone(exchange.managed),
+        kept,
     };
-    Request::from_parts(head, Outgoing { body: Some(body), upload: Some(Rc::new(upload)) })
+    Request::from_parts(
+        head,
+        Outgoing { body: Some(body), upload: Some(Rc::new(upload)), again: Vec::new().into_iter() },
+    )
 }
 
 /// The body of a request on its way.
 pub(super) struct Outgoing<B> {
+    /// What the client still has to send. `None` once it has sent everything.
     body: Option<B>,
     /// There is one where there is a body.
     upload: Option<Rc<Upload>>,
+    /// Its beginning, when that was sent before.
+    again: std::vec::IntoIter<Bytes>,
 }
 
 impl<B> Outgoing<B> {
     /// What is known of the sending; `None` without a body.
     pub(super) fn upload(&self) -> Option<Rc<Upload>> {
         self.upload.clone()
+    }
+
+    /// The body from its beginning, for another try; `sent` is what is left of the one before.
+    /// `None` when its beginning was not kept.
+    pub(super) fn again(upload: &Rc<Upload>, sent: Option<Self>) -> Option<Self> {
+        let again = upload.kept.pieces()?.into_iter();
+        Some(Self { body: sent.and_then(|sent| sent.body), upload: Some(Rc::clone(upload)), again })
     }
 }
 
@@ -87,6 +106,7 @@ pub(super) struct Upload {
     /// Whoever reads the answer, while a task of its own sends the rest of the request.
     reader: RefCell<Option<Waker>>,
     managed: Managed,
+    kept: Replay,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,6 +125,12 @@ impl Upload {
     /// The exchange begins, or begins anew on another connection.
     pub(super) fn start(&self, now: Instant) {
         self.since.set(now);
+        self.is_out.set(false);
+    }
+
+    /// The body will not be sent a second time.
+    pub(super) fn settle(&self) {
+        self.kept.forget();
     }
 
     /// When to give up waiting for a response head: `head` after the last byte, or `stall` after
@@ -189,7 +215,15 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let (Some(body), Some(upload)) = (&mut this.body, &this.upload) else { return Poll::Ready(None) };
+        let Some(upload) = &this.upload else { return Poll::Ready(None) };
+        if let Some(piece) = this.again.next() {
+            upload.enter(if this.is_end_stream() { State::Sent } else { State::Upstream });
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let Some(body) = &mut this.body else {
+            upload.enter(State::Sent);
+            return Poll::Ready(None);
+        };
         upload.enter(State::Client);
         let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
@@ -204,11 +238,15 @@ where
         };
         Poll::Ready(Some(Ok(match frame.into_trailers() {
             Ok(mut fields) => {
-                trailers::strip(&mut fields, |name| (upload.managed)(name));
+                trailers::strip(&mut fields, |name| is_ours(name) || (upload.managed)(name));
+                upload.kept.forget();
                 upload.enter(State::Sent);
                 Frame::trailers(fields)
             }
             Err(data) => {
+                if let Some(piece) = data.data_ref() {
+                    upload.kept.keep(piece);
+                }
                 upload.enter(if body.is_end_stream() { State::Sent } else { State::Upstream });
                 data
             }
@@ -216,11 +254,17 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream) && self.again.as_slice().is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+        let mut hint = self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let again: u64 = self.again.as_slice().iter().map(|piece| piece.len() as u64).sum();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(again));
+        }
+        hint.set_lower(hint.lower().saturating_add(again));
+        hint
     }
 }
 

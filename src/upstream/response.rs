@@ -11,9 +11,9 @@ use http::{Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::connections::{Claim, Link};
 use super::error::Invalid;
 use super::request::Upload;
+use super::server::{Claim, Link};
 use super::trailers;
 use crate::http::{Body, BodyError, HOP_BY_HOP, remove_nominated, single};
 

@@ -5,7 +5,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::http::HOP_BY_HOP;
+use crate::http::{HOP_BY_HOP, is_ours};
 
 /// What a client's head said of trailers.
 #[derive(Clone, Debug, Default)]
@@ -16,13 +16,14 @@ pub struct Trailers {
 
 impl Trailers {
     /// Reads `Trailer` and `TE` (RFC 9110 §6.6.2, §10.1.4). Has to see the client's own head:
-    /// removing the hop-by-hop headers removes both. Names for which `managed` is true are not announced.
+    /// removing the hop-by-hop headers removes both. Names that only the gateway may say, and those
+    /// for which `managed` is true, are not announced.
     pub fn of(headers: &HeaderMap, managed: impl Fn(&HeaderName) -> bool) -> Self {
         let accepted = headers.get_all(header::TE).iter().any(|line| {
             let codings = line.to_str().unwrap_or_default().split(',');
             codings.map(|coding| coding.split(';').next().unwrap_or_default()).any(is_trailers)
         });
-        Self { announced: announced(headers, managed), accepted }
+        Self { announced: announced(headers, |name| is_ours(name) || managed(name)), accepted }
     }
 }
 
@@ -80,7 +81,8 @@ mod tests {
 
     #[test]
     fn framing_and_managed_names_are_not_announced() {
-        let head = headers(&[("trailer", "X-Sum, content-length, X-Auth-Subject"), ("trailer", "x-two,, te")]);
+        let head =
+            headers(&[("trailer", "X-Sum, content-length, X-Auth-Subject"), ("trailer", "x-two,, te, x_real_ip")]);
         let trailers = Trailers::of(&head, |name| name.as_str().starts_with("x-auth-"));
         assert_eq!(trailers.announced.unwrap(), "x-sum, x-two");
         assert!(!trailers.accepted);

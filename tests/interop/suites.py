@@ -1,13 +1,15 @@
 """Which suites there are, in the order in which they run."""
 
+import assertion
 import clients
 import forward_auth
 import http2
 import listeners
 import pools
+import proxies
 import readme
-import tls
 import servers
+import tls
 
 ALL = {
     "moto-password": pools.moto_password,
@@ -19,9 +21,14 @@ ALL = {
     "pycognito": clients.pycognito_srp,
     "amazon-cognito-identity-js": clients.identity_js,
     "aws-jwt-verify": clients.jwt_verify,
+    "assertion": assertion.pyjwt,
     "tls": tls.handshakes,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
+    "nginx-before": proxies.nginx_before,
+    "haproxy-before": proxies.haproxy_before,
+    "nginx-behind": proxies.nginx_behind,
+    "haproxy-behind": proxies.haproxy_behind,
     "http2": http2.curl_and_h2load,
     "proxy-protocol-haproxy": listeners.haproxy,
     "proxy-protocol-nginx": listeners.nginx,

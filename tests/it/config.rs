@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use portcullis::config::file::{
-    ACCESS, ADMIN, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, LIMITS, LISTENER, LOG, POOL, ROOT,
-    ROUTE, SECRET, SERVER, STORE, TLS, UPSTREAM, UPSTREAM_TLS, USER,
+    ACCESS, ADMIN, ASSERTION, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, LIMITS, LISTENER, LOG,
+    POOL, ROOT, ROUTE, SECRET, SERVER, STORE, TLS, UPSTREAM, UPSTREAM_ASSERTION, UPSTREAM_TLS, USER,
 };
 use portcullis::config::{self, Access, Loaded, PathPattern, Report, Severity};
 
@@ -90,6 +90,8 @@ fn the_reference_names_every_key() {
         &UPSTREAM_TLS,
         &CERTIFICATE,
         &TLS,
+        &UPSTREAM_ASSERTION,
+        &ASSERTION,
     ];
     for shape in shapes.into_iter().chain([&ROUTE, &ACCESS, &AUTH, &IDENTITY, &STORE, &LOG, &SECRET]) {
         for key in shape.keys {

@@ -1,7 +1,11 @@
 //! Black-box tests: real sockets, the real gateway, scripted neighbors. See [`support`].
 
 #[cfg(test)]
+mod assertion;
+#[cfg(test)]
 mod balancing;
+#[cfg(test)]
+mod caps;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
@@ -10,6 +14,8 @@ mod config;
 mod docs;
 #[cfg(test)]
 mod edits;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
@@ -38,6 +44,8 @@ mod reload;
 mod routing;
 #[cfg(test)]
 mod slow_clients;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -69,7 +69,7 @@ fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> 
     *request.headers_mut() = headers;
     let identity = identity(&[("x-auth-subject", claim("sub"))]);
     let edits = HeaderEdits::default();
-    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: keep, edits: &edits };
+    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: keep, edits: &edits, assertion: None };
     stamp(request, permit, &stamp_with).map(|vetted| vetted.request().headers().clone())
 }
 

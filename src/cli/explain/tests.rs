@@ -18,6 +18,9 @@ servers = ["whoami:"]
 [upstream.trusting]
 servers       = ["http://127.0.0.1:3000"]
 authorization = "keep"
+[upstream.trusting.assertion]
+audience = "orders"
+ttl = "20s"
 [[route]]
 path     = "/api/*"
 upstream = "app"
@@ -95,6 +98,16 @@ fn an_allowed_request_is_shown_as_it_goes_upstream() {
         assert!(has(&lines, wanted), "{wanted}: {lines:#?}");
     }
     assert!(!has(&lines, "refused"));
+}
+
+#[test]
+fn what_would_be_signed_is_said() {
+    let lines = answer(&["GET", "/open/x"]);
+    let wanted =
+        "sends x-portcullis-assertion: signed for audience orders by portcullis, for 20s, no sub: an anonymous caller";
+    assert!(has(&lines, wanted), "{lines:#?}");
+    let lines = answer(&["GET", "/maybe", "--header", "X_Portcullis-Assertion: forged"]);
+    assert!(has(&lines, "removed x_portcullis-assertion") && !has(&lines, "sends x-portcullis"), "{lines:#?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! From the file to what it means. Nothing stops at the first mistake: each section notes its own
 //! and goes on with defaults, and a `Config` leaves this module only if none was noted.
 
+mod assertion;
 mod edits;
 mod identity;
 mod pool;
@@ -69,6 +70,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     let upstreams = upstream::all(root);
     let auth = identity::auth(root, &pools);
     let identity = identity::identity(root);
+    let assertions = assertion::assertions(root, auth.as_ref());
     let names = route::Names {
         identity: &identity,
         pools: pools.iter().map(|pool| &*pool.name).collect(),
@@ -92,6 +94,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
         routes: routes.into_iter().filter_map(|route| route.meaning).map(Arc::new).collect(),
         auth,
         identity,
+        assertions,
         log: log(&root.child("log", &LOG)),
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
     let body = section.size("body").map_or(limits.body, |size| Some(size.into_inner()).filter(|bytes| *bytes > 0));
     let rewrite = edits::rewrite(section, path.as_ref().map(Spanned::get_ref), keep_encoded_slashes);
     let timeout = section.duration("timeout", Duration::ZERO);
+    let stream_grace = section.parsed("stream_grace", "a duration", stream_grace);
     let limit = limit(section, &access);
     let request_headers = edits::headers(section, Direction::Request, names.identity);
     let response_headers = edits::headers(section, Direction::Response, names.identity);
@@ -63,6 +64,7 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
         body,
         rewrite,
         timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+        stream_grace: stream_grace.map_or(Some(Duration::ZERO), Spanned::into_inner),
         limit,
         request_headers,
         response_headers,
@@ -70,6 +72,12 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
         line,
     });
     Placed { span, meaning }
+}
+
+/// `stream_grace`: a duration, or that streams do not end with their permission.
+fn stream_grace(text: &str) -> Result<Option<Duration>, Invalid> {
+    let duration = if text == "off" { return Ok(None) } else { values::duration(text) };
+    duration.map(Some).map_err(|invalid| invalid.help("write a duration, for instance \"30s\", or \"off\""))
 }
 
 /// How logs and metrics call a route.

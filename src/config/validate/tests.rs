@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Pool;
 use crate::config::file::{
-    ACCESS, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape, TLS, UPSTREAM,
-    UPSTREAM_TLS, USER,
+    ACCESS, ASSERTION, AUTH, CERTIFICATE, EMBEDDED, ENDPOINT, HEALTH, IDENTITY, KEYS, POOL, SECRET, Shape, TLS,
+    UPSTREAM, UPSTREAM_ASSERTION, UPSTREAM_TLS, USER,
 };
 
 fn parsed(text: &str) -> Result<Loaded, Report> {
@@ -132,6 +132,7 @@ fn with_key(shape: &Shape, key: &str, value: &str) -> String {
         "a secret" => format!("[pool.main.client_secret]\n{line}"),
         "[upstream.NAME]" => format!("[upstream.app]\n{line}"),
         "[upstream.NAME.health]" => format!("[upstream.app.health]\n{line}"),
+        "[upstream.NAME.assertion]" => format!("[upstream.app.assertion]\n{line}"),
         "[upstream.NAME.tls]" => format!("[upstream.app.tls]\n{line}"),
         "[listener.tls]" => format!("[[listener]]\n[listener.tls]\n{line}"),
         "a certificate" => format!("[[listener]]\n[[listener.tls.certificates]]\n{line}"),
@@ -141,7 +142,7 @@ fn with_key(shape: &Shape, key: &str, value: &str) -> String {
     }
 }
 
-const SHAPES: [&Shape; 22] = [
+const SHAPES: [&Shape; 24] = [
     &ROOT,
     &SERVER,
     &LIMITS,
@@ -164,6 +165,8 @@ const SHAPES: [&Shape; 22] = [
     &UPSTREAM_TLS,
     &CERTIFICATE,
     &TLS,
+    &UPSTREAM_ASSERTION,
+    &ASSERTION,
 ];
 
 #[test]

@@ -13,6 +13,7 @@ use super::tls::certificate;
 use crate::config::diagnostic::{Diagnostic, Span, closest};
 use crate::config::file::{CERTIFICATE, ENDPOINT, HEALTH, UPSTREAM, UPSTREAM_TLS};
 use crate::config::section::Section;
+use crate::config::validate::assertion;
 use crate::config::values::{self, Invalid};
 use crate::config::{Balance, Endpoint, Health, HostHeader, Servers, Transport, Upstream, UpstreamTls};
 
@@ -39,10 +40,12 @@ fn one(name: &str, section: &Section<'_>) -> Upstream {
         connect: section.positive_duration("connect", Duration::from_secs(3)),
         response_head: section.positive_duration("response_head", Duration::from_secs(60)),
         idle: section.positive_duration("idle", Duration::from_secs(60)),
+        connections: section.count("connections", 0, 0..=1_000_000),
         retries: u32::try_from(section.count("retries", 1, 0..=10)).unwrap_or(1),
         keep_authorization: section.choice("authorization", false, &[("drop", false), ("keep", true)]),
         resolve: section.positive_duration("resolve", Duration::from_secs(30)),
         health: health(section),
+        assertion: assertion::of_upstream(section),
     }
 }
 

@@ -5,10 +5,11 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use http::Version;
+use http::{HeaderValue, Version};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
@@ -38,18 +39,18 @@ pub(super) fn with<T>(
         trace_id: &record.trace.trace_id().digits(),
         client: record.client,
         method: record.method.as_str(),
-        host: record.host.as_ref().map(|host| shown(host.as_bytes())),
-        path: shown(record.path.as_str().as_bytes()),
+        host: record.host.as_ref().map(HeaderValue::as_bytes),
+        path: record.path.as_str().as_bytes(),
         route: record.route.as_ref().map(|route| &**route.label()),
         status,
         code: record.code,
-        reason: reason.map(|reason| shown(reason.as_bytes())),
-        subject: record.subject.as_ref().map(|subject| shown(subject.as_bytes())),
+        reason: reason.map(str::as_bytes),
+        subject: record.subject.as_ref().map(|subject| subject.as_bytes()),
         pool: record.pool.as_deref(),
         bytes_in: counted(record.bytes_in.as_ref()),
         bytes_out: record.bytes_out,
-        duration_ms: millis(elapsed),
-        first_byte_ms: record.first_byte.map(millis),
+        duration: Millis::from(elapsed),
+        first_byte: record.first_byte.map(Millis::from),
         upstream: record.upstream.as_deref(),
         server: record.server.as_deref(),
         retries: record.retries,
@@ -75,18 +76,18 @@ struct Line<'a> {
     trace_id: &'a [u8],
     client: Peer,
     method: &'a str,
-    host: Option<Cow<'a, str>>,
-    path: Cow<'a, str>,
+    host: Option<&'a [u8]>,
+    path: &'a [u8],
     route: Option<&'a str>,
     status: u16,
     code: Option<&'a str>,
-    reason: Option<Cow<'a, str>>,
-    subject: Option<Cow<'a, str>>,
+    reason: Option<&'a [u8]>,
+    subject: Option<&'a [u8]>,
     pool: Option<&'a str>,
     bytes_in: u64,
     bytes_out: u64,
-    duration_ms: f64,
-    first_byte_ms: Option<f64>,
+    duration: Millis,
+    first_byte: Option<Millis>,
     upstream: Option<&'a str>,
     server: Option<&'a str>,
     retries: u32,
@@ -102,24 +103,28 @@ impl Line<'_> {
         object.ascii("{\"time\":", self.time);
         object.ascii(",\"request_id\":", self.request_id.as_bytes());
         object.ascii(",\"trace_id\":", self.trace_id);
-        object.value(",\"client\":", Some(self.client))?;
+        object.address(",\"client\":", self.client)?;
         object.ascii(",\"method\":", self.method.as_bytes());
-        object.text(",\"host\":", self.host.as_deref())?;
-        object.text(",\"path\":", Some(&self.path))?;
-        object.text(",\"route\":", self.route)?;
-        object.value(",\"status\":", Some(self.status))?;
-        object.text(",\"code\":", self.code)?;
-        object.text(",\"reason\":", self.reason.as_deref())?;
-        object.text(",\"subject\":", self.subject.as_deref())?;
-        object.text(",\"pool\":", self.pool)?;
-        object.value(",\"bytes_in\":", Some(self.bytes_in))?;
-        object.value(",\"bytes_out\":", Some(self.bytes_out))?;
-        object.value(",\"duration_ms\":", Some(self.duration_ms))?;
-        object.value(",\"first_byte_ms\":", self.first_byte_ms)?;
-        object.text(",\"upstream\":", self.upstream)?;
-        object.text(",\"server\":", self.server)?;
-        object.value(",\"retries\":", Some(self.retries).filter(|retries| *retries > 0))?;
-        object.text(",\"tls\":", self.tls)?;
+        object.text(",\"host\":", self.host)?;
+        object.text(",\"path\":", Some(self.path))?;
+        object.text(",\"route\":", self.route.map(str::as_bytes))?;
+        object.number(",\"status\":", self.status.into());
+        object.text(",\"code\":", self.code.map(str::as_bytes))?;
+        object.text(",\"reason\":", self.reason)?;
+        object.text(",\"subject\":", self.subject)?;
+        object.text(",\"pool\":", self.pool.map(str::as_bytes))?;
+        object.number(",\"bytes_in\":", self.bytes_in);
+        object.number(",\"bytes_out\":", self.bytes_out);
+        object.millis(",\"duration_ms\":", self.duration);
+        if let Some(first_byte) = self.first_byte {
+            object.millis(",\"first_byte_ms\":", first_byte);
+        }
+        object.text(",\"upstream\":", self.upstream.map(str::as_bytes))?;
+        object.text(",\"server\":", self.server.map(str::as_bytes))?;
+        if self.retries > 0 {
+            object.number(",\"retries\":", self.retries.into());
+        }
+        object.text(",\"tls\":", self.tls.map(str::as_bytes))?;
         object.ascii(",\"protocol\":", self.protocol.as_bytes());
         object.0.push(b'}');
         Ok(())
@@ -128,24 +133,24 @@ impl Line<'_> {
     /// `time client method host path status duration`, then the rest as `name=value`.
     fn write_text(&self, out: &mut Vec<u8>) -> io::Result<()> {
         out.extend_from_slice(self.time);
-        let host = self.host.as_deref().unwrap_or("-").escape_debug();
-        let (method, path) = (self.method.escape_debug(), self.path.escape_debug());
-        write!(out, " {} {method} {host} {path} {} {:.3}ms", self.client, self.status, self.duration_ms)?;
+        let (host, path) = (shown(self.host.unwrap_or(b"-")), shown(self.path));
+        let (method, host, path) = (self.method.escape_debug(), host.escape_debug(), path.escape_debug());
+        write!(out, " {} {method} {host} {path} {} {}ms", self.client, self.status, self.duration)?;
         let mut word = |name: &str, value: Option<&str>| match value {
             Some(value) if value.contains([' ', '"', '=']) || value.is_empty() => write!(out, " {name}={value:?}"),
             Some(value) => write!(out, " {name}={}", value.escape_debug()),
             None => Ok(()),
         };
         word("code", self.code)?;
-        word("reason", self.reason.as_deref())?;
-        word("subject", self.subject.as_deref())?;
+        word("reason", self.reason.map(shown).as_deref())?;
+        word("subject", self.subject.map(shown).as_deref())?;
         word("pool", self.pool)?;
         word("route", self.route)?;
         word("upstream", self.upstream)?;
         word("server", self.server)?;
         write!(out, " in={} out={}", self.bytes_in, self.bytes_out)?;
-        if let Some(first_byte) = self.first_byte_ms {
-            write!(out, " first_byte={first_byte:.3}ms")?;
+        if let Some(first_byte) = self.first_byte {
+            write!(out, " first_byte={first_byte}ms")?;
         }
         if self.retries > 0 {
             write!(out, " retries={}", self.retries)?;
@@ -172,23 +177,49 @@ impl Object<'_> {
     }
 
     /// Any other text.
-    fn text(&mut self, name: &str, text: Option<&str>) -> io::Result<()> {
+    fn text(&mut self, name: &str, text: Option<&[u8]>) -> io::Result<()> {
         let Some(text) = text else { return Ok(()) };
         // Without a way out in the middle, the compiler looks at many bytes at once.
         let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\');
-        if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
-            self.ascii(name, text.as_bytes());
+        if text.len() <= LONGEST && text.iter().fold(true, |all, byte| all & is_plain(*byte)) {
+            self.ascii(name, text);
             return Ok(());
         }
         self.0.extend_from_slice(name.as_bytes());
-        Ok(text.serialize(&mut Serializer::with_formatter(&mut *self.0, Printable))?)
+        Ok(shown(text).serialize(&mut Serializer::with_formatter(&mut *self.0, Printable))?)
     }
 
-    /// A number or an address.
-    fn value(&mut self, name: &str, value: Option<impl Serialize>) -> io::Result<()> {
-        let Some(value) = value else { return Ok(()) };
+    fn number(&mut self, name: &str, number: u64) {
         self.0.extend_from_slice(name.as_bytes());
-        Ok(serde_json::to_writer(&mut *self.0, &value)?)
+        self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    fn millis(&mut self, name: &str, Millis(micros): Millis) {
+        self.number(name, micros / 1000);
+        let rest = micros % 1000;
+        let digit = |place| b'0' + (rest / place % 10) as u8;
+        self.0.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
+    }
+
+    fn address(&mut self, name: &str, address: Peer) -> io::Result<()> {
+        self.0.extend_from_slice(name.as_bytes());
+        Ok(serde_json::to_writer(&mut *self.0, &address)?)
+    }
+}
+
+/// Microseconds, written as milliseconds.
+#[derive(Clone, Copy)]
+struct Millis(u64);
+
+impl From<Duration> for Millis {
+    fn from(duration: Duration) -> Self {
+        Self(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
     }
 }
 
@@ -224,11 +255,6 @@ fn shown(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Milliseconds to the microsecond.
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
-}
-
 fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
@@ -240,7 +266,7 @@ fn protocol(version: Version) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Request, Uri};
+    use http::{Request, Uri};
     use proptest::prelude::*;
 
     use super::super::{AccessLog, Path};

@@ -228,6 +228,12 @@ impl Record {
         response.map(|body| RecordedBody { expected: body.size_hint().exact(), body, record: self })
     }
 
+    /// The answer ends here, and this is why: the status has been sent, so that it is what happened.
+    pub fn end(&mut self, reason: impl Into<Cow<'static, str>>) {
+        self.finished = true;
+        self.reason.get_or_insert_with(|| reason.into());
+    }
+
     /// Status and reason as they are logged: an answer that was not finished is a 499, as nginx
     /// calls a client that closed its request.
     fn outcome(&self) -> (u16, Option<&str>) {
@@ -300,6 +306,13 @@ pub struct RecordedBody<B> {
     record: Box<Record>,
 }
 
+impl<B> RecordedBody<B> {
+    /// The record of the request that this answers.
+    pub fn record(&mut self) -> &mut Record {
+        &mut self.record
+    }
+}
+
 impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Body for RecordedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
@@ -313,9 +326,7 @@ impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Body for RecordedB
                 this.record.finished |= this.expected == Some(this.record.bytes_out) || this.body.is_end_stream();
             }
             Poll::Ready(Some(Err(error))) => {
-                // The status has been sent, so that it is what happened; the reason says the rest.
-                this.record.finished = true;
-                this.record.reason.get_or_insert_with(|| Cow::Owned(error.to_string()));
+                this.record.end(error.to_string());
             }
             Poll::Ready(None) => this.record.finished = true,
             Poll::Pending => {}

@@ -87,6 +87,11 @@ where
         self.ready
     }
 
+    /// What is left of the body; `None` when all of it was taken.
+    pub(in super::super) fn into_body(self) -> Option<B> {
+        self.body
+    }
+
     /// Turns the next frame of the body into bytes to be written.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };

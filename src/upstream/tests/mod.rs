@@ -4,6 +4,7 @@
 //! server sees it, a [`Gate`] an upstream with the connections of one worker. A test lets
 //! `gate.forward(..)` and the server's lines run side by side with `tokio::join!`.
 
+mod again;
 mod early;
 mod failures;
 mod framing;
@@ -142,11 +143,13 @@ impl Gate {
             connect: Duration::from_secs(5),
             response_head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
+            connections: 0,
             retries: 1,
             keep_authorization: false,
             resolve: Duration::from_secs(30),
             health: None,
             tls: UpstreamTls::default(),
+            assertion: None,
         };
         change(&mut config);
         let metrics = Metrics::new();
@@ -161,7 +164,10 @@ impl Gate {
         }
     }
 
-    pub(super) async fn forward(&self, mut request: Request<Sent>) -> Result<Response<Body>, Error> {
+    pub(super) async fn forward<B>(&self, mut request: Request<B>) -> Result<Response<Body>, Error>
+    where
+        B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
+    {
         // As the vetting does: read what was said of trailers, then remove it.
         let trailers = Trailers::of(request.headers(), |name| (self.managed)(name));
         for name in ["te", "trailer"] {

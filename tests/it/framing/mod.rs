@@ -1,6 +1,8 @@
 //! RFC 9112 by raw bytes, on both sides of the gateway.
 
 mod bodies;
+mod cases;
+mod conformance;
 mod connections;
 mod heads;
 mod timeouts;

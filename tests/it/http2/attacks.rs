@@ -31,7 +31,7 @@ fn reached(upstream: &Upstream) -> usize {
 }
 
 #[tokio::test]
-async fn rapid_reset_ends_the_connection() {
+async fn lesson_38_rapid_reset_ends_the_connection() {
     let upstream = Upstream::start().await;
     let gate = in_front_of(&upstream, "").await;
     with_a_neighbor(&gate, async || {
@@ -83,7 +83,7 @@ async fn rapid_reset_at_walking_pace_ends_the_connection_as_well() {
 
 /// MadeYouReset (CVE-2025-8671): frames that make the server itself withdraw a request it has begun.
 #[tokio::test]
-async fn streams_that_we_are_made_to_reset_end_the_connection() {
+async fn lesson_38_streams_that_we_are_made_to_reset_end_the_connection() {
     let upstream = Upstream::start().await;
     let gate = in_front_of(&upstream, "").await;
     with_a_neighbor(&gate, async || {
@@ -125,7 +125,7 @@ async fn a_body_that_nobody_reads_is_held_back_by_its_window() {
 }
 
 #[tokio::test]
-async fn a_continuation_flood_ends_the_connection() {
+async fn lesson_38_a_continuation_flood_ends_the_connection() {
     let upstream = Upstream::start().await;
     let gate = in_front_of(&upstream, "").await;
     with_a_neighbor(&gate, async || {
@@ -141,7 +141,7 @@ async fn a_continuation_flood_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn floods_of_frames_that_carry_nothing_end_the_connection() {
+async fn lesson_38_floods_of_frames_that_carry_nothing_end_the_connection() {
     let upstream = Upstream::start().await;
     let gate = in_front_of(&upstream, "").await;
     with_a_neighbor(&gate, async || {
@@ -165,7 +165,7 @@ async fn floods_of_frames_that_carry_nothing_end_the_connection() {
 }
 
 #[tokio::test]
-async fn a_huge_header_list_ends_the_connection_and_so_do_ten_thousand_crumbs() {
+async fn lesson_38_a_huge_header_list_ends_the_connection_and_so_do_ten_thousand_crumbs() {
     let upstream = Upstream::start().await;
     let gate = in_front_of(&upstream, "").await;
     with_a_neighbor(&gate, async || {

@@ -5,36 +5,42 @@ use super::{H2C, open};
 use crate::support::h2::*;
 use crate::support::{FakePool, Portcullis, Upstream, route};
 
-struct Stage {
-    gate: Portcullis,
-    upstream: Upstream,
-    pool: FakePool,
+pub(super) struct Stage {
+    pub(super) gate: Portcullis,
+    pub(super) upstream: Upstream,
+    pub(super) pool: FakePool,
 }
 
 impl Stage {
-    async fn set() -> Self {
+    pub(super) async fn set() -> Self {
+        Self::with("").await
+    }
+
+    /// The same with further sections in the config.
+    pub(super) async fn with(more: &str) -> Self {
         let (upstream, pool) = (Upstream::start().await, FakePool::start().await);
         let routes = route("/public/*", "app", "\"public\"")
             + &route("/app/*", "app", "\"required\"")
-            + &route("/admin", "app", "\"required\"");
+            + &route("/admin", "app", "\"required\"")
+            + more;
         let gate = Portcullis::start(&(H2C.to_owned() + &pool.toml("main") + &upstream.toml("app") + &routes)).await;
         Self { gate, upstream, pool }
     }
 
     /// Sends a whole request with these fields over a connection of its own.
-    async fn send(&self, fields: &[(&str, &str)]) -> Outcome {
+    pub(super) async fn send(&self, fields: &[(&str, &str)]) -> Outcome {
         open(&self.gate).await.exchange(headers(END_STREAM, 1, fields), 1).await
     }
 
     /// The same; the answer must have this status, and nothing may have reached the upstream.
-    async fn refuses(&self, fields: &[(&str, &str)], status: u16) {
+    pub(super) async fn refuses(&self, fields: &[(&str, &str)], status: u16) {
         let outcome = self.send(fields).await;
         assert_eq!(outcome.status(), status, "{fields:?}: {outcome:?}");
         self.upstream.saw_nothing();
     }
 
     /// The stream must end without an answer, and nothing may have reached the upstream.
-    async fn breaks(&self, fields: &[(&str, &str)]) {
+    pub(super) async fn breaks(&self, fields: &[(&str, &str)]) {
         let outcome = self.send(fields).await;
         assert!(
             matches!(outcome, Outcome::Reset(code::PROTOCOL) | Outcome::GoAway(code::PROTOCOL)),
@@ -44,7 +50,7 @@ impl Stage {
     }
 }
 
-fn get_fields<'a>(path: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+pub(super) fn get_fields<'a>(path: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     request("GET", path, more)
 }
 
@@ -76,6 +82,45 @@ async fn lessons_03_to_06_ambiguous_paths_are_refused() {
         "/public/%zz",
     ] {
         stage.refuses(&get_fields(path, &[]), 400).await;
+    }
+}
+
+#[tokio::test]
+async fn lesson_05_a_rewritten_path_is_held_against_the_routes_again() {
+    let strip = "[[route]]\npath = \"/strip/*\"\nupstream = \"app\"\naccess = \"public\"\nstrip_prefix = \"/strip\"\n";
+    let stage = Stage::with(strip).await;
+    for path in ["/strip/admin", "/strip/%61dmin", "/strip/app/x", "/strip/admin;x"] {
+        stage.refuses(&get_fields(path, &[]), 403).await;
+    }
+    for path in ["/strip/%2e%2e/x/../admin", "/strip//admin", "/strip/x%2fadmin", "/strip;/../admin"] {
+        stage.refuses(&get_fields(path, &[]), 400).await;
+    }
+    assert_eq!(stage.send(&get_fields("/strip/public/%61?q=/admin", &[])).await.status(), 200);
+    assert_eq!(stage.upstream.next_request().await.target, "/public/a?q=/admin");
+}
+
+#[tokio::test]
+async fn lesson_07_odd_but_legal_bytes_and_case_open_nothing() {
+    let stage = Stage::set().await;
+    for path in ["/admin*/", "/ADMIN", "/admin/", "/Public/x", "/publicx", "/admin.", "/admin%20"] {
+        stage.refuses(&get_fields(path, &[]), 404).await;
+    }
+    for path in ["/%61dmin", "/%61%64%6D%69%6e", "/app/*"] {
+        stage.refuses(&get_fields(path, &[]), 401).await;
+    }
+    let token = format!("Bearer {}", stage.pool.access(serde_json::json!({})));
+    assert_eq!(stage.send(&get_fields("/%61dmin", &[("authorization", &token)])).await.status(), 200);
+    assert_eq!(stage.upstream.next_request().await.target, "/admin", "what was decided on is what is sent");
+}
+
+#[tokio::test]
+async fn lesson_08_no_header_of_a_health_check_is_a_key() {
+    let stage = Stage::set().await;
+    for agent in ["GoogleHC/1.0", "kube-probe/1.30", "ELB-HealthChecker/2.0"] {
+        stage.refuses(&get_fields("/admin", &[("user-agent", agent)]), 401).await;
+    }
+    for path in ["/live", "/ready", "/metrics", "/routes", "/keys", "/config", "/outbox"] {
+        stage.refuses(&get_fields(path, &[]), 404).await;
     }
 }
 

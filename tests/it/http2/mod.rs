@@ -4,6 +4,7 @@ mod attacks;
 mod cases;
 mod conformance;
 mod exchanges;
+mod identity_lessons;
 mod lessons;
 
 use crate::support::h2::H2;

@@ -1,7 +1,5 @@
 //! B. Headers that carry identity
 
-use std::path::Path;
-
 use serde_json::json;
 
 use super::Stage;
@@ -179,9 +177,13 @@ async fn lesson_18_client_address() {
 
 #[tokio::test]
 async fn lesson_19_unsigned_identity_headers() {
-    // The signed assertion is not built yet: who asks for it must not get plain headers instead.
-    let toml = "version = 1\n[[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.app]\nservers = [\"whoami:\"]\n\
-                [upstream.app.assertion]\naudience = \"app\"\n[[route]]\npath = \"/*\"\nupstream = \"app\"\naccess = \"public\"\n";
-    let report = portcullis::config::parse(toml, Path::new("p.toml"), &|_| None).expect_err("assertion");
-    assert!(report.to_string().contains("assertion"), "{report}");
+    let stage = Stage::with_routes("[upstream.app.assertion]\naudience = \"app\"\n").await;
+    let keys = stage.gate.get("/auth/.well-known/jwks.json").await.json();
+    let forged = "X-Portcullis-Assertion: e30.e30.AA\r\nX_Portcullis_Assertion: e30.e30.AA\r\n";
+    is_not_passed_on(&stage, forged).await;
+    let seen = stage.upstream.requests().pop().unwrap();
+    let jwt = seen.header("x-portcullis-assertion").expect("what the upstream can check");
+    let header = jsonwebtoken::decode_header(jwt).unwrap();
+    assert_eq!(header.kid.as_deref(), keys["keys"][0]["kid"].as_str(), "tests/it/assertion.rs checks the rest");
+    assert!(!seen.text().contains("e30.e30.AA"));
 }

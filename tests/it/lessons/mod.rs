@@ -4,8 +4,10 @@
 //! the upstream saw. The upstream of every test also fails it when a request arrives that no
 //! gateway may send (`support::seen`). Statuses are those of our contract where it is stricter.
 
+mod coverage;
 mod headers;
 mod limits;
+mod protocol;
 mod routes;
 mod tokens;
 

@@ -194,7 +194,9 @@ pub(crate) fn check(reply: &Reply, method: &str, target: &str, http10: bool) {
     {
         say("a 401 without a challenge");
     }
-    if target.starts_with("/auth/") && reply.header("cache-control") != Some("no-store") {
+    // Keys are everybody's.
+    let keys = target.ends_with("/jwks.json") && reply.status == 200;
+    if target.starts_with("/auth/") && !keys && reply.header("cache-control") != Some("no-store") {
         say("an identity route's answer that may be stored");
     }
 }
