@@ -58,12 +58,15 @@ fuzz_target!(|data: &[u8]| {
     let mut request = http::Request::new(());
     *request.headers_mut() = headers;
     let edits = HeaderEdits::default();
-    let vetted = stamp(
-        request,
-        &permit,
-        &Stamp { identity: &identity, forwarded, keep_authorization: false, edits: &edits, assertion: None },
-    )
-    .expect("there are no claims");
+    let of = Stamp {
+        identity: &identity,
+        forwarded,
+        keep_authorization: false,
+        websocket: false,
+        edits: &edits,
+        assertion: None,
+    };
+    let vetted = stamp(request, &permit, &of).expect("there are no claims");
 
     let headers = vetted.request().headers();
     for name in headers.keys() {

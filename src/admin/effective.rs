@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
@@ -242,6 +242,7 @@ fn show_route(route: &Route) -> Value {
         rewrite,
         timeout,
         stream_grace,
+        websocket,
         limit,
         request_headers,
         response_headers,
@@ -267,6 +268,9 @@ fn show_route(route: &Route) -> Value {
         "strip_prefix": rewrite.as_ref().map(|rewrite| &rewrite.strip),
         "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
         "timeout": duration(timeout.unwrap_or_default()),
+        "websocket": websocket.is_some(),
+        "websocket_idle": websocket.as_ref().map(|websocket| duration(websocket.idle)),
+        "origins": websocket.as_ref().map(|websocket| show_origins(&websocket.origins)),
         "stream_grace": stream_grace.map_or_else(|| "off".to_owned(), duration),
         "body": body.unwrap_or(0),
         "limit": limit.as_ref().map(show_limit),
@@ -275,6 +279,10 @@ fn show_route(route: &Route) -> Value {
         "encoded_slashes": if *keep_encoded_slashes { "keep" } else { "reject" },
         "line": line,
     })
+}
+
+fn show_origins(origins: &[HeaderValue]) -> Vec<String> {
+    origins.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()).collect()
 }
 
 fn pattern(path: &PathPattern) -> String {
@@ -315,9 +323,7 @@ fn show_rule(rule: &Rule) -> Value {
 
 fn show_auth(auth: &Auth) -> Value {
     let Auth { prefix, hosts, pool, register, hide_existing_users, floor, cors } = auth;
-    let origins = |Cors { origins }: &Cors| -> Vec<_> {
-        origins.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()).collect()
-    };
+    let origins = |Cors { origins }: &Cors| show_origins(origins);
     json!({
         "prefix": prefix,
         "hosts": hosts,
@@ -373,7 +379,7 @@ mod tests {
     use super::*;
     use http::header::{self, HeaderValue};
 
-    use crate::config::{Endpoint, LimitBy, Place, PoolId, Rewrite};
+    use crate::config::{Endpoint, LimitBy, Place, PoolId, Rewrite, WebSocket};
     use crate::es256::SigningKey;
     use crate::secret::Secret;
 
@@ -440,6 +446,10 @@ mod tests {
             rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
             timeout: None,
             stream_grace: None,
+            websocket: Some(WebSocket {
+                origins: vec![HeaderValue::from_static("https://app.example.com")],
+                idle: seconds(3600),
+            }),
             limit: Some(Limit { rate: 10, per: seconds(300), burst: 20, by: LimitBy::Subject }),
             request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
             response_headers: HeaderEdits::default(),

@@ -324,6 +324,7 @@ fn upstream(
         identity: &identity,
         forwarded,
         keep_authorization: upstream.keep_authorization,
+        websocket: false,
         edits,
         // What would be signed stands below: a signature by a key that is not the gateway's shows nothing.
         assertion: None,

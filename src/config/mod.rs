@@ -568,6 +568,8 @@ pub struct Route {
     /// How long an answer may go on after its caller's token has expired, or would be refused for
     /// another reason. `None`: to its end.
     pub stream_grace: Option<Duration>,
+    /// WebSockets are taken. `None`: a request for one is an ordinary request.
+    pub websocket: Option<WebSocket>,
     /// How often somebody may ask.
     pub limit: Option<Limit>,
     /// What is changed of the request's headers, after all that the gateway does with them itself.
@@ -578,6 +580,15 @@ pub struct Route {
     pub keep_encoded_slashes: bool,
     /// 1-based line of the `[[route]]` header in the file.
     pub line: usize,
+}
+
+/// `websocket = true` of a route, with what belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebSocket {
+    /// Origins, besides the host's own, whose pages may open one; as browsers write them.
+    pub origins: Vec<HeaderValue>,
+    /// How long nothing may move in either direction.
+    pub idle: Duration,
 }
 
 /// The host a route is for. All text is lower case without port and trailing dot.

@@ -13,6 +13,7 @@ mod proxied;
 pub mod proxy_protocol;
 mod socket;
 pub mod tls;
+mod upgrade;
 mod worker;
 
 pub use body::RequestBody;
@@ -24,4 +25,5 @@ pub use http2::fuzzing;
 pub use inherited::Inherited;
 pub use io::Patience;
 pub use socket::ListeningSocket;
+pub use upgrade::{Upgrade, Upgraded};
 pub use worker::{Admission, Inboxes, Terms, Workers};

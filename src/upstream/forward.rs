@@ -7,7 +7,7 @@ use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use http::header;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use super::http1::{Broken, Failure, Pump};
 use super::request::{self, Outgoing, Upload};
 use super::response::{self, Rest};
 use super::server::{Claim, Link};
+use super::tunnel::Handshake;
 use super::waiting::{Way, way};
 use super::{Backend, Exchange, Target, Timing, Upstream, whoami};
 use crate::http::{Body, BodyError};
@@ -108,13 +109,20 @@ where
                 Err(error) => Err(Failed { error, again: servers.len() > 1 }),
             };
             let error = match outcome {
-                Ok((mut response, link)) => match response::clean(&mut response) {
-                    Ok(reusable) => {
+                Ok((mut response, link)) => match check(&mut response, exchange) {
+                    Ok(checked) => {
                         let first_byte = started.elapsed();
                         timing.first_byte = Some(first_byte);
                         upstream.seconds.observe(first_byte.as_secs_f64());
                         backend.tally.answered(response.status());
                         backend.standing.answered();
+                        let reusable = match checked {
+                            Checked::Switched(handshake) => {
+                                handshake.open(claim, link);
+                                return Ok(response.map(|()| Body::Empty));
+                            }
+                            Checked::Answer { reusable } => reusable,
+                        };
                         let (idle, stall) = (upstream.config.idle, exchange.body_stall);
                         let rest = Rest { claim, link, upload, reusable, idle, stall };
                         return Ok(response.map(|()| response::body(rest)));
@@ -139,6 +147,25 @@ where
             backend.tally.failed(error.reason());
             return Err(error);
         }
+    }
+}
+
+/// What an answer is good for.
+enum Checked<'a> {
+    /// For the client, and the connection perhaps for another request.
+    Answer { reusable: bool },
+    /// The connection is a WebSocket from here on.
+    Switched(&'a Handshake),
+}
+
+/// Checks and cleans the head of an answer.
+fn check<'a>(response: &mut Response<()>, exchange: &Exchange<'a>) -> Result<Checked<'a>, Invalid> {
+    match exchange.handshake {
+        Some(handshake) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            handshake.check(response)?;
+            Ok(Checked::Switched(handshake))
+        }
+        _ => Ok(Checked::Answer { reusable: response::clean(response)? }),
     }
 }
 

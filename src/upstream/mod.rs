@@ -29,6 +29,7 @@ mod tests;
 mod timer;
 mod tls;
 mod trailers;
+mod tunnel;
 mod waiting;
 mod whoami;
 
@@ -52,6 +53,7 @@ pub use probe::probe;
 pub use resolve::resolve;
 pub use tls::BuildError;
 pub use trailers::Trailers;
+pub use tunnel::{Handshake, Tunnel};
 
 use cap::Cap;
 use health::Thresholds;
@@ -76,6 +78,8 @@ pub struct Exchange<'a> {
     pub body_stall: Duration,
     /// With `balance = "hash"`, requests of the same number go to the same server; see [`affinity`].
     pub affinity: u64,
+    /// The request asks to switch to WebSocket.
+    pub handshake: Option<&'a Handshake>,
 }
 
 impl std::fmt::Debug for Exchange<'_> {

@@ -9,6 +9,7 @@ import pools
 import proxies
 import readme
 import servers
+import sockets
 import tls
 
 ALL = {
@@ -33,6 +34,7 @@ ALL = {
     "proxy-protocol-haproxy": listeners.haproxy,
     "proxy-protocol-nginx": listeners.nginx,
     "sockets": listeners.sockets,
+    "websocket": sockets.clients_and_servers,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
 }

@@ -54,3 +54,5 @@ mod systemd;
 mod tls;
 #[cfg(test)]
 mod unix_listeners;
+#[cfg(test)]
+mod websocket;

@@ -69,7 +69,14 @@ fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> 
     *request.headers_mut() = headers;
     let identity = identity(&[("x-auth-subject", claim("sub"))]);
     let edits = HeaderEdits::default();
-    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: keep, edits: &edits, assertion: None };
+    let stamp_with = Stamp {
+        identity: &identity,
+        forwarded,
+        keep_authorization: keep,
+        websocket: false,
+        edits: &edits,
+        assertion: None,
+    };
     stamp(request, permit, &stamp_with).map(|vetted| vetted.request().headers().clone())
 }
 

@@ -39,7 +39,7 @@ impl Service for Echo {
         match request.into_body().collect().await {
             Ok(body) => *response.body_mut() = body.to_bytes().into(),
             Err(error) => {
-                *response.status_mut() = http::StatusCode::BAD_REQUEST;
+                *response.status_mut() = StatusCode::BAD_REQUEST;
                 *response.body_mut() = Bytes::from(error.to_string()).into();
             }
         }
@@ -48,7 +48,7 @@ impl Service for Echo {
 
     fn refuse(&self, _client: &(), refusal: Refusal) -> Response<OurBody> {
         let mut response = Response::new(OurBody::from(Bytes::from(format!("{refusal:?}"))));
-        *response.status_mut() = http::StatusCode::BAD_REQUEST;
+        *response.status_mut() = StatusCode::BAD_REQUEST;
         response
     }
 

@@ -103,7 +103,7 @@ impl Line<'_> {
         object.ascii("{\"time\":", self.time);
         object.ascii(",\"request_id\":", self.request_id.as_bytes());
         object.ascii(",\"trace_id\":", self.trace_id);
-        object.address(",\"client\":", self.client)?;
+        object.peer(",\"client\":", self.client)?;
         object.ascii(",\"method\":", self.method.as_bytes());
         object.text(",\"host\":", self.host)?;
         object.text(",\"path\":", Some(self.path))?;
@@ -201,9 +201,9 @@ impl Object<'_> {
         self.0.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
     }
 
-    fn address(&mut self, name: &str, address: Peer) -> io::Result<()> {
+    fn peer(&mut self, name: &str, peer: Peer) -> io::Result<()> {
         self.0.extend_from_slice(name.as_bytes());
-        Ok(serde_json::to_writer(&mut *self.0, &address)?)
+        Ok(serde_json::to_writer(&mut *self.0, &peer)?)
     }
 }
 

@@ -228,6 +228,12 @@ impl Record {
         response.map(|body| RecordedBody { expected: body.size_hint().exact(), body, record: self })
     }
 
+    /// The answer has begun something that has no end of its own, such as a WebSocket.
+    pub fn switch(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.finished = true;
+    }
+
     /// The answer ends here, and this is why: the status has been sent, so that it is what happened.
     pub fn end(&mut self, reason: impl Into<Cow<'static, str>>) {
         self.finished = true;

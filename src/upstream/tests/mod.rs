@@ -179,6 +179,7 @@ impl Gate {
             managed: &self.managed,
             body_stall: self.body_stall,
             affinity: *self.affinity.borrow(),
+            handshake: None,
         };
         let mut timing = Timing::default();
         let answer = forward(&self.upstream, &self.connections, request, &exchange, &mut timing).await;

@@ -104,6 +104,13 @@ impl Client {
         }
     }
 
+    /// Everything up to and with these bytes.
+    pub(crate) async fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.peek(bytes).await;
+        let end = super::reply::find(&self.pending, bytes).expect("it was seen") + bytes.len();
+        self.pending.drain(..end).collect()
+    }
+
     /// Everything until the gateway closes.
     pub(crate) async fn read_to_close(&mut self) -> Vec<u8> {
         while self.fill().await {}
