@@ -33,7 +33,7 @@ ALL = {
     "http2": http2.curl_and_h2load,
     "proxy-protocol-haproxy": listeners.haproxy,
     "proxy-protocol-nginx": listeners.nginx,
-    "sockets": listeners.sockets,
+    "systemd": listeners.systemd,
     "websocket": sockets.clients_and_servers,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
