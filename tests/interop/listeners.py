@@ -224,7 +224,7 @@ access = "public"
 """
 
 
-def sockets(story):
+def systemd(story):
     """systemd-socket-activate opens sockets, this program hears the notifications, and curl asks."""
     if shutil.which("systemd-socket-activate") is None:
         return story.cannot("socket activation", "systemd is not installed")

@@ -36,7 +36,7 @@ ALL = {
     "http2": http2.curl_and_h2load,
     "proxy-protocol-haproxy": listeners.haproxy,
     "proxy-protocol-nginx": listeners.nginx,
-    "sockets": listeners.sockets,
+    "systemd": listeners.systemd,
     "websocket": sockets.clients_and_servers,
     "large-bodies": large.bodies,
     "readme": readme.curl_lines,

@@ -122,7 +122,7 @@ async fn split_and_glued_to_the_request_it_is_the_same_header() {
 
 #[tokio::test]
 async fn without_a_header_there_is_no_connection() {
-    let (gate, upstream) = stage("[server.limits]\nhandshake = \"200ms\"\n").await;
+    let (gate, upstream) = stage("[server.limits]\nhandshake = \"500ms\"\n").await;
     for (bytes, reason, count) in [
         (GET.as_bytes(), "missing", 1),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and the rest of a handshake", "missing", 2),
@@ -215,7 +215,7 @@ async fn on_a_unix_socket_the_header_gives_the_address_that_the_peer_has_not() {
 async fn tls_comes_behind_the_header_under_the_same_deadline() {
     let folder = tempdir().unwrap();
     let site = Certificate::new(&["app.example"]);
-    let limits = "[server.limits]\nhandshake = \"500ms\"\n";
+    let limits = "[server.limits]\nhandshake = \"2s\"\n";
     let tls = format!(
         "[listener.tls]\ncertificates = [{}]\nredirect_http_from = \"127.0.0.1:0\"\n",
         site.write(folder.path(), "site")

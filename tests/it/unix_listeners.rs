@@ -7,7 +7,9 @@ use serde_json::json;
 use tempfile::tempdir;
 use tokio::net::UnixStream;
 
-use crate::support::{Certificate, Client, EMBEDDED, FakePool, Portcullis, Process, TlsClient, Upstream, route, soon};
+use crate::support::{
+    Certificate, Client, EMBEDDED, FakePool, Portcullis, Process, TlsClient, Upstream, route, soon, until,
+};
 
 const LISTENER: &str = "[[listener]]\naddress = \"unix:p.sock\"\n";
 const GET: &str = "GET /a HTTP/1.1\r\nHost: gw\r\n\r\n";
@@ -172,7 +174,8 @@ async fn the_file_is_there_while_the_process_is_and_what_a_killed_one_left_is_re
 async fn the_banner_says_how_to_reach_it() {
     let folder = tempdir().unwrap();
     let mut process = Process::start(folder.path(), &(LISTENER.to_owned() + EMBEDDED + &public())).await;
-    let output = process.output();
+    let whole = async || Some(process.output()).filter(|output| output.contains("access_token from above"));
+    let output = until("the banner", whole).await;
     // The file is named by a relative path, and so is what is relative to it.
     assert!(output.contains("listening   unix:p.sock\n"), "{output}");
     let login = "curl -s --unix-socket 'p.sock' http://localhost/auth/login ";
