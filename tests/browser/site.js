@@ -7,6 +7,8 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
+import { WebSocketServer } from "ws";
+
 export const USER = { username: "demo", password: "Portcullis-1" };
 
 /** What runs for one browser. */
@@ -15,6 +17,11 @@ export class Site {
     const site = new Site();
     site.folder = mkdtempSync(join(tmpdir(), "portcullis-browser."));
     site.legacy = await served((request, response) => site.#answer(request, response));
+    const sockets = new WebSocketServer({ server: site.legacy, handleProtocols: () => "chat" });
+    sockets.on("connection", (socket, request) => {
+      socket.on("message", (data, isBinary) => socket.send(data, { binary: isBinary }));
+      socket.send(JSON.stringify({ offered: request.headers["sec-websocket-protocol"], user: request.headers["x-auth-username"] }));
+    });
     site.allowed = await served((_, response) => blank(response));
     site.stranger = await served((_, response) => blank(response));
     site.port = await freePort();
@@ -85,6 +92,11 @@ upstream = "legacy"
 path = "/public/*"
 upstream = "legacy"
 access = "public"
+[[route]]
+path = "/socket"
+upstream = "legacy"
+websocket = true
+origins = ["http://127.0.0.1:${portOf(this.allowed)}"]
 [auth]
 cors = { origins = ["http://127.0.0.1:${portOf(this.allowed)}"] }
 `;

@@ -85,6 +85,49 @@ export const steps = [
     site.nextEvent();
     await page.waitForFunction(() => globalThis.text === "data: first\n\ndata: second\n\n");
   },
+
+  async function a_websocket_with_a_token_echoes_and_ends_when_its_user_signs_out(page, site) {
+    await page.goto(`${site.origin}/public/page`);
+    const seen = await page.evaluate(async (user) => {
+      const post = (path, members, headers) => fetch(path, {
+        method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(members),
+      });
+      const tokens = await (await post("/auth/login", user)).json();
+      const socket = new WebSocket("/socket", [`portcullis.bearer.${tokens.access_token}`, "chat"]);
+      const messages = [];
+      const next = () => new Promise((resolve, reject) => {
+        socket.onmessage = (event) => resolve(event.data);
+        socket.onclose = (event) => reject(new Error(`closed: ${event.code}`));
+      });
+      messages.push(JSON.parse(await next()));
+      for (const text of ["hello", "x".repeat(100_000)]) {
+        const echo = next();
+        socket.send(text);
+        messages.push(await echo === text);
+      }
+      const closed = new Promise((resolve) => { socket.onclose = (event) => resolve(event.code); });
+      const left = await post("/auth/logout", {}, { Authorization: `Bearer ${tokens.access_token}` });
+      return { protocol: socket.protocol, messages, left: left.status, code: await closed };
+    }, USER);
+    const hello = { offered: "chat", user: USER.username };
+    assert.deepEqual(seen, { protocol: "chat", messages: [hello, true, true], left: 204, code: 4401 });
+  },
+
+  async function a_websocket_without_a_token_or_from_another_origin_is_refused(page, site) {
+    const code = (protocols) => page.evaluate((url, offers) => new Promise((resolve) => {
+      const socket = new WebSocket(url, offers);
+      socket.onopen = () => resolve("open");
+      socket.onclose = (event) => resolve(event.code);
+    }), `${site.origin.replace("http", "ws")}/socket`, protocols);
+    await page.goto(`http://127.0.0.1:${portOf(site.allowed)}/`);
+    const token = await page.evaluate(async (url, user) => (await (await fetch(url, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(user),
+    })).json()).access_token, `${site.origin}/auth/login`, USER);
+    assert.equal(await code(["chat"]), 1006);
+    assert.equal(await code([`portcullis.bearer.${token}`, "chat"]), "open");
+    await page.goto(`http://127.0.0.1:${portOf(site.stranger)}/`);
+    assert.equal(await code([`portcullis.bearer.${token}`, "chat"]), 1006);
+  },
 ];
 
 /** The status of a sign-in from the page that is open, or why there was no answer. */
