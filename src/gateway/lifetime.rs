@@ -129,6 +129,8 @@ pub(super) struct Life {
     principal: Option<Arc<Principal>>,
     /// How long it may go on afterwards.
     grace: Duration,
+    /// It is a WebSocket.
+    is_tunnel: bool,
     /// When it ends, and why.
     end: Option<(Timestamp, &'static str)>,
     seat: Option<usize>,
@@ -153,10 +155,16 @@ impl Held {
 impl Life {
     pub(super) fn new(worker: Rc<Worker>, gateway: Arc<Gateway>, held: Held) -> Self {
         let Held { permit, grace } = held;
-        let mut life =
-            Self { worker, gateway, principal: permit.into_principal(), grace, end: None, seat: None, beat: 0 };
+        let principal = permit.into_principal();
+        let mut life = Self { worker, gateway, principal, grace, is_tunnel: false, end: None, seat: None, beat: 0 };
         life.end = life.expiry();
         life
+    }
+
+    /// The same for a WebSocket, which its route has to take as such.
+    pub(super) fn of_tunnel(mut self) -> Self {
+        self.is_tunnel = true;
+        self
     }
 
     /// Ready when the stream has to end, with the reason. `cx` is woken when that may be so.
@@ -233,6 +241,9 @@ impl Life {
         // What HTTP/2 has as CONNECT is a GET to routes (RFC 8441 §4).
         let method = if record.method == Method::CONNECT { &Method::GET } else { &record.method };
         let route = gateway.routes.find(&host, &path, method).map_err(|_miss| UNROUTED)?;
+        if self.is_tunnel && route.config.websocket.is_none() {
+            return Err("websocket");
+        }
         let credential = principal.map_or(Credential::Absent, Credential::Accepted);
         let permit = authorize(&route.config.access, &credential).map_err(|denial| denial.as_str())?;
         self.principal = permit.into_principal();
@@ -300,7 +311,7 @@ impl Ending {
 /// The body of an answer, for as long as its caller may have it.
 #[derive(Debug)]
 pub struct Lasting {
-    /// `None` once it ended early.
+    /// `None` once it ended early, and where there is none.
     body: Option<RecordedBody<Body>>,
     life: Option<Life>,
     ending: Ending,
@@ -318,6 +329,11 @@ impl Lasting {
             Body::Empty | Body::Full(_) => (None, Ending::Cut),
         };
         record.answer(response).map(|body| Self { body: Some(body), life, ending })
+    }
+
+    /// An answer that begins a WebSocket: what follows it is none of an answer's business.
+    pub(super) fn switch(response: Response<Body>) -> Response<Self> {
+        response.map(|_empty| Self { body: None, life: None, ending: Ending::Cut })
     }
 
     fn end(&mut self, reason: &'static str) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -364,8 +380,7 @@ impl HttpBody for Lasting {
     }
 
     fn is_end_stream(&self) -> bool {
-        // One that was cut has not ended.
-        self.body.as_ref().is_some_and(HttpBody::is_end_stream)
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -7,7 +7,7 @@ use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use http::header;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use super::reach::{Carrier, reach};
 use super::request::{self, Outgoing, Upload};
 use super::response::{self, Rest, Source};
 use super::server::{Claim, Link};
+use super::tunnel::Handshake;
 use super::{Backend, Exchange, Target, Timing, Upstream, whoami};
 use crate::config::Protocol;
 use crate::http::{Body, BodyError};
@@ -106,6 +107,10 @@ where
                     let sent = send(link, &mut head, &mut body, upload, to, now).await;
                     sent.map(|(response, link)| (response, Source::Http1(link)))
                 }
+                // HTTP/2 has another way to begin a WebSocket, which few servers know (RFC 8441).
+                Ok(Carrier::Http2(_)) if exchange.handshake.is_some() => {
+                    Err(Failed { error: Error::Invalid(Invalid::Handshake), again: false })
+                }
                 Ok(Carrier::Http2(lease)) => {
                     let sent = Box::pin(http2::send(lease, &head, &mut body, upload, to, now)).await;
                     sent.map(|(response, stream)| (response, Source::Http2(stream)))
@@ -115,13 +120,23 @@ where
                 Err(error) => Err(Failed { again: servers.len() > 1 && !matches!(error, Error::Busy(_)), error }),
             };
             let error = match outcome {
-                Ok((mut response, source)) => match response::clean(&mut response) {
-                    Ok(reusable) => {
+                Ok((mut response, source)) => match check(&mut response, exchange) {
+                    Ok(checked) => {
                         let first_byte = started.elapsed();
                         timing.first_byte = Some(first_byte);
                         upstream.seconds.observe(first_byte.as_secs_f64());
                         backend.tally.answered(response.status());
                         backend.standing.answered();
+                        let reusable = match checked {
+                            Checked::Switched(handshake) => {
+                                let Source::Http1(link) = source else {
+                                    return Err(Error::Invalid(Invalid::Handshake));
+                                };
+                                handshake.open(claim, link);
+                                return Ok(response.map(|()| Body::Empty));
+                            }
+                            Checked::Answer { reusable } => reusable,
+                        };
                         let (idle, stall) = (upstream.config.idle, exchange.body_stall);
                         let upload = upload.cloned();
                         let rest = Rest { claim, source, upload, reusable, idle, stall };
@@ -147,6 +162,25 @@ where
             backend.tally.failed(error.reason());
             return Err(error);
         }
+    }
+}
+
+/// What an answer is good for.
+enum Checked<'a> {
+    /// For the client, and the connection perhaps for another request.
+    Answer { reusable: bool },
+    /// The connection is a WebSocket from here on.
+    Switched(&'a Handshake),
+}
+
+/// Checks and cleans the head of an answer.
+fn check<'a>(response: &mut Response<()>, exchange: &Exchange<'a>) -> Result<Checked<'a>, Invalid> {
+    match exchange.handshake {
+        Some(handshake) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            handshake.check(response)?;
+            Ok(Checked::Switched(handshake))
+        }
+        _ => Ok(Checked::Answer { reusable: response::clean(response)? }),
     }
 }
 

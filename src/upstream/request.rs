@@ -40,6 +40,11 @@ where
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+    if let Some(handshake) = exchange.handshake {
+        let mut request = Request::from_parts(head, ());
+        handshake.ask(&mut request);
+        return request.map(|()| Outgoing { body: None, upload: None, again: Vec::new().into_iter() });
+    }
     if body.is_end_stream() {
         if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -281,6 +286,7 @@ mod tests {
             managed: &managed,
             body_stall: Duration::from_secs(1),
             affinity: 0,
+            handshake: None,
         };
         let mut body = prepare(request(Method::POST, &[], body), &exchange).into_body();
         let frame = on_worker(poll_fn(move |cx| Pin::new(&mut body).poll_frame(cx)));

@@ -61,7 +61,7 @@ pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
 
 /// Removes what concerns the upstream's connection only (RFC 9110 §7.6.1); says whether that is to be
 /// closed.
-fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
     static NAMES: [HeaderName; 9] = HOP_BY_HOP;
     let close = remove_nominated(headers);
     // Most answers have none of them, and a look at each name is cheaper than nine look-ups.

@@ -14,7 +14,8 @@ class Gateway:
     """A running gateway. Every call returns a `requests.Response`; nothing is followed or retried."""
 
     def __init__(self, story, pool, name="gateway", listener="", more=""):
-        """`pool` is the TOML below `[pool.main]`, `listener` further lines of `[[listener]]`, `more` further sections."""
+        """`pool` is the TOML below `[pool.main]`, `listener` further lines of `[[listener]]`, `more` further
+        sections."""
         self.port, self.admin_port = free_port(), free_port()
         self._session = requests.Session()
         self._session.trust_env = False

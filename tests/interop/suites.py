@@ -6,10 +6,12 @@ import forward_auth
 import grpc_calls
 import http2
 import large
+import listeners
 import pools
 import proxies
 import readme
 import servers
+import sockets
 import tls
 
 ALL = {
@@ -33,6 +35,10 @@ ALL = {
     "haproxy-behind": proxies.haproxy_behind,
     "http2": http2.curl_and_h2load,
     "large-bodies": large.bodies,
+    "proxy-protocol-haproxy": listeners.haproxy,
+    "proxy-protocol-nginx": listeners.nginx,
+    "sockets": listeners.sockets,
+    "websocket": sockets.clients_and_servers,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
 }

@@ -65,7 +65,8 @@ access = "public"
     def openssl(self, *arguments, text=""):
         """Runs an OpenSSL command to its end; returns exit code and output."""
         done = subprocess.run(
-            ["openssl", *map(str, arguments)], input=text, capture_output=True, text=True, timeout=PATIENCE, cwd=self.folder
+            ["openssl", *map(str, arguments)], input=text, capture_output=True, text=True, errors="replace", timeout=PATIENCE,
+            cwd=self.folder,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -117,15 +118,27 @@ def handshakes(story):
         assert shutil.which(tool), f"{tool} is not installed"
     site = Site(story)
 
-    with story.step("curl over TLS 1.3 and 1.2; the upstream learns of https"):
-        for version, option in (("1.3", ["--tlsv1.3"]), ("1.2", ["--tls-max", "1.2"])):
-            code, last, body = site.curl("app.example", *option, path=f"/v{version}")
-            assert code == 0 and last.startswith("200 1.1"), (code, last, body)
-            headers = {name.lower(): value for name, value in json.loads(body)["headers"].items()}
-            assert headers["x-forwarded-proto"] == "https", headers
-            assert headers["x-forwarded-port"] == str(site.port), headers
-            assert any(f'"path":"/v{version}"' in line and f'"tls":"{version}"' in line
-                       for line in lines_with(site.log, f'"path":"/v{version}"')), version
+    with story.step("curl over TLS 1.3 and 1.2, HTTP/2 and HTTP/1.1; the upstream learns of https"):
+        for version, how in (("1.3", "--tlsv1.3"), ("1.2", "--tls-max=1.2")):
+            for protocol, option in (("2", "--http2"), ("1.1", "--http1.1"), ("1.1", "--no-alpn")):
+                path = f"/v{version}{option}"
+                code, last, body = site.curl("app.example", *how.split("="), option, path=path)
+                assert code == 0 and last.startswith(f"200 {protocol} "), (path, code, last, body)
+                headers = {name.lower(): value for name, value in json.loads(body)["headers"].items()}
+                assert headers["x-forwarded-proto"] == "https", headers
+                assert headers["x-forwarded-port"] == str(site.port), headers
+                spoken = {"2": "HTTP/2", "1.1": "HTTP/1.1"}[protocol]
+                assert any(f'"tls":"{version}"' in line and f'"protocol":"{spoken}"' in line
+                           for line in lines_with(site.log, f'"path":"{path}"')), path
+    with story.step("curl: an upload and a download of 20 MB over HTTP/2 and TLS; several requests over one connection"):
+        upload = site.folder / "upload"
+        upload.write_bytes(b"x" * 20_000_000)
+        code, last, body = site.curl("app.example", "--http2", "-T", upload)
+        assert code == 0 and json.loads(body)["body_length"] == 20_000_000, (code, last, body[:500])
+        url = f"https://app.example:{site.port}"
+        code, last, body = site.curl("app.example", "--http2", "-w", "%{num_connects} ", "-o", "first", f"{url}/2",
+                                     "-o", "second", f"{url}/3", "-o", "third")
+        assert code == 0 and (body + last).split() == ["1", "0", "0"], (code, last, body)
     with story.step("TLS 1.1 and 1.0 are refused, also when the client would stoop to it"):
         for version in ("-tls1_1", "-tls1"):
             code, text = site.s_client(version, "-cipher", "ALL:@SECLEVEL=0")
@@ -149,9 +162,12 @@ def handshakes(story):
         for cipher in ("ECDHE-RSA-AES128-SHA256", "AES128-GCM-SHA256", "AES128-SHA"):
             code, text = site.s_client("-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0")
             assert code != 0 and "handshake failure" in text, (cipher, text)
-    with story.step("ALPN: http/1.1 is agreed on; a protocol that is not spoken is refused"):
+    with story.step("ALPN: h2 is agreed on before http/1.1; a protocol that is not spoken is refused"):
         code, text = site.s_client("-alpn", "http/1.1")
         assert "ALPN protocol: http/1.1" in text, text
+        # What is sent is no preface, so that the connection ends.
+        code, text = site.s_client("-alpn", "http/1.1,h2")
+        assert "ALPN protocol: h2" in text, text
         code, text = site.s_client("-alpn", "imap")
         assert code != 0 and "alert" in text, text
     with story.step("sessions are resumed by ticket, in TLS 1.3 and 1.2; renegotiation is refused"):
@@ -163,20 +179,23 @@ def handshakes(story):
         code, text = site.openssl("s_client", "-connect", f"127.0.0.1:{site.port}", "-tls1_2", text="R\n")
         assert "RENEGOTIATING" in text and "no renegotiation" in text, text
     with story.step("client certificates: none and a stranger's are refused, a good one goes upstream"):
-        for shown in ([], ["--cert", "stranger.pem", "--key", "stranger.key"]):
-            code, last, body = site.curl("inner.example", *shown, port=site.inner)
-            assert code != 0 and last.startswith("000"), (code, last, body)
-        code, last, body = site.curl(
-            "inner.example", "--cert", "ada.pem", "--key", "ada.key", "-H", "Client-Cert: :Zm9yZ2Vk:", port=site.inner
-        )
-        assert code == 0 and last.startswith("200"), (code, last, body)
-        headers = {name.lower(): value for name, value in json.loads(body)["headers"].items()}
-        pem = (site.folder / "ada.pem").read_text()
-        encoded = "".join(line for line in pem.splitlines() if "-----" not in line)
-        assert headers["client-cert"] == f":{encoded}:", headers
+        for protocol, option in (("2", "--http2"), ("1.1", "--http1.1")):
+            for shown in ([], ["--cert", "stranger.pem", "--key", "stranger.key"]):
+                code, last, body = site.curl("inner.example", option, *shown, port=site.inner)
+                assert code != 0 and last.startswith("000"), (code, last, body)
+            code, last, body = site.curl(
+                "inner.example", option, "--cert", "ada.pem", "--key", "ada.key", "-H", "Client-Cert: :Zm9yZ2Vk:",
+                port=site.inner,
+            )
+            assert code == 0 and last.startswith(f"200 {protocol} "), (code, last, body)
+            headers = {name.lower(): value for name, value in json.loads(body)["headers"].items()}
+            pem = (site.folder / "ada.pem").read_text()
+            encoded = "".join(line for line in pem.splitlines() if "-----" not in line)
+            assert headers["client-cert"] == f":{encoded}:", headers
     with story.step("a host that wants client certificates is 421 over a connection that did not"):
-        code, last, body = site.curl("app.example", "-H", "Host: inner.example")
-        assert code == 0 and last.startswith("421") and json.loads(body)["code"] == "misdirected", (code, last, body)
+        for option in ("--http2", "--http1.1"):
+            code, last, body = site.curl("app.example", option, "-H", "Host: inner.example")
+            assert code == 0 and last.startswith("421") and json.loads(body)["code"] == "misdirected", (code, last, body)
     with story.step("the redirect answers 308 to https with the listener's port, for GET and POST"):
         for method in ("GET", "POST"):
             answer = requests.request(

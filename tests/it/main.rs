@@ -15,6 +15,8 @@ mod docs;
 #[cfg(test)]
 mod edits;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod framing;
 #[cfg(test)]
 mod grpc;
@@ -39,12 +41,22 @@ mod matrix;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod proxy_protocol;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod routing;
+#[cfg(test)]
+mod slow_clients;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod unix_listeners;
+#[cfg(test)]
+mod websocket;

@@ -97,10 +97,11 @@ impl Tracker {
         }
     }
 
-    /// Whether a header block has begun and not ended, so that a request is on its way.
+    /// Whether a header block has begun and not ended, so that a request is on its way; the preface,
+    /// which every client sends at once, counts as one.
     pub(super) fn in_head(&self) -> bool {
         let [_, _, _, kind, ..] = self.head;
-        self.block || (self.left > 0 && matches!(kind, HEADERS | CONTINUATION))
+        self.preface > 0 || self.block || (self.left > 0 && matches!(kind, HEADERS | CONTINUATION))
     }
 
     /// Bytes were sent to the client, which it will have to acknowledge.

@@ -20,7 +20,7 @@ use crate::server::io::Patience;
 pub(super) enum Expired {
     /// No request came, or the last one is over and none may follow.
     Idle,
-    /// A header block did not end.
+    /// The preface or a header block did not end.
     Head,
     /// The client takes no byte.
     Write,
@@ -35,7 +35,7 @@ pub(super) struct Pulse {
     open: Cell<usize>,
     /// Since when there is none.
     idle: Cell<Instant>,
-    /// Since when a header block is on its way.
+    /// Since when the preface or a header block is on its way.
     head: Cell<Option<Instant>>,
     /// Since when the socket has taken no byte that was offered.
     write: Cell<Option<Instant>>,
@@ -52,7 +52,7 @@ impl Pulse {
         Self {
             open: Cell::new(0),
             idle: Cell::new(now),
-            head: Cell::new(None),
+            head: Cell::new(Some(now)),
             write: Cell::new(None),
             close: Cell::new(None),
             finish: Cell::new(None),

@@ -39,14 +39,19 @@ fn head(flags: u8, stream: u8, method: u8, path: &str) -> Vec<u8> {
 impl Client {
     /// A connection behind its preface and a SETTINGS frame with this initial window.
     async fn begin(window: u32) -> Self {
-        let (stream, server) = tokio::io::duplex(1 << 20);
-        let (switch, lifecycle) = watch::channel(Lifecycle::Running);
-        let task = tokio::task::spawn_local(serve(server, info(), Echo::new(&switch), limits(), lifecycle));
-        let mut client = Self { stream, switch, task, responsive: true, begun: Instant::now() };
+        let mut client = Self::connect();
         client.send(PREFACE).await;
         let settings = [&[0, 4], &window.to_be_bytes()[..]].concat();
         client.send(&frame(SETTINGS, 0, 0, &settings)).await;
         client
+    }
+
+    /// A connection on which nothing was said.
+    fn connect() -> Self {
+        let (stream, server) = tokio::io::duplex(1 << 20);
+        let (switch, lifecycle) = watch::channel(Lifecycle::Running);
+        let task = tokio::task::spawn_local(serve(server, info(), Echo::new(&switch), limits(), lifecycle));
+        Self { stream, switch, task, responsive: true, begun: Instant::now() }
     }
 
     async fn send(&mut self, bytes: &[u8]) {
@@ -109,6 +114,18 @@ fn the_idle_clock_starts_again_after_each_answer() {
         assert_eq!(client.next().await.unwrap().0, GOAWAY);
         assert_eq!(client.seconds(), 3 * 70 + 75);
     });
+}
+
+#[test]
+fn a_preface_has_to_come_in_time_and_whole() {
+    for part in [0, 1, PREFACE.len() - 1] {
+        run(async move {
+            let mut client = Client::connect();
+            client.send(&PREFACE[..part]).await;
+            assert!(client.rest().await.is_empty());
+            assert_eq!(client.seconds(), 10, "{part} bytes of it");
+        });
+    }
 }
 
 #[test]

@@ -15,7 +15,6 @@ mod handshake;
 mod testing;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,7 +30,7 @@ pub(crate) use handshake::Shaken;
 pub use certificate::{Error as FileError, Why};
 
 use crate::clock::Timestamp;
-use crate::config::{self, ClientAuth, TlsVersion};
+use crate::config::{self, ClientAuth, ListenAddress, TlsVersion};
 use crate::http::{HostNames, Zone};
 use certificate::{Authorities, Certificate, Digest, Pair};
 use choice::Choice;
@@ -59,7 +58,7 @@ pub struct Tls {
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct Endpoint {
-    address: SocketAddr,
+    address: ListenAddress,
     config: config::Tls,
     /// What handshakes begin with.
     rustls: ArcSwap<ServerConfig>,
@@ -131,7 +130,7 @@ impl Tls {
             let known = same.map(|at| left.remove(at));
             let in_use = known.map(|known| known.material());
             match Material::load(config, in_use.as_deref(), now) {
-                Ok(material) => read.push((listener.address, config, known, material)),
+                Ok(material) => read.push((listener.address.clone(), config, known, material)),
                 Err(found) => errors.extend(found),
             }
         }

@@ -166,7 +166,10 @@ impl Gate {
         }
     }
 
-    pub(super) async fn forward(&self, mut request: Request<Sent>) -> Result<Response<Body>, Error> {
+    pub(super) async fn forward<B>(&self, mut request: Request<B>) -> Result<Response<Body>, Error>
+    where
+        B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
+    {
         // As the vetting does: read what was said of trailers, then remove it.
         let trailers = Trailers::of(request.headers(), |name| (self.managed)(name));
         for name in ["te", "trailer"] {
@@ -178,6 +181,7 @@ impl Gate {
             managed: &self.managed,
             body_stall: self.body_stall,
             affinity: *self.affinity.borrow(),
+            handshake: None,
         };
         let mut timing = Timing::default();
         let answer = forward(&self.upstream, &self.connections, request, &exchange, &mut timing).await;

@@ -1,6 +1,8 @@
 //! Servers behind TLS and behind unix sockets.
 
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -261,5 +263,99 @@ fn a_unix_socket_is_a_server_like_others() {
         drop(another);
         let error = gate.forward(get()).await.unwrap_err();
         assert!(matches!(error, Error::Connect(ConnectError::Refused(_))), "{error:?}");
+    });
+}
+
+#[test]
+fn a_slow_handshake_takes_nothing_from_the_wait_for_the_answer() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let files = certificate(folder.path(), "127.0.0.1");
+        let (acceptor, script) = (server(&files, None), Script::new());
+        let gate = Gate::with(&script, |config| {
+            config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script.endpoint() }]);
+            config.tls = UpstreamTls { ca: Some(files.chain.clone()), ..UpstreamTls::default() };
+            config.response_head = Duration::from_millis(400);
+        });
+        let (answer, ()) = tokio::join!(gate.forward(get()), async {
+            let stream = script.accept().await.stream;
+            // Here the time itself is what is looked at: longer than the wait for the head may last.
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut head).await.unwrap() > 0);
+            }
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        });
+        assert_eq!(text(answer.unwrap()).await, "hi");
+    });
+}
+
+/// A body of so many pieces that tells how many were taken.
+struct Counted {
+    left: usize,
+    taken: Rc<Cell<usize>>,
+}
+
+impl Counted {
+    const PIECE: Bytes = Bytes::from_static(&[b'x'; 16 << 10]);
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(left) = self.left.checked_sub(1) else { return Poll::Ready(None) };
+        self.left = left;
+        self.taken.set(self.taken.get() + 1);
+        Poll::Ready(Some(Ok(Frame::data(Self::PIECE))))
+    }
+}
+
+/// Uploads so many pieces to a TLS server that reads nothing until no more of them are taken. Gives
+/// how many had been by then.
+async fn upload(files: &CertificateFiles, pieces: usize) -> usize {
+    let (acceptor, script) = (server(files, None), Script::new());
+    let gate = Gate::with(&script, |config| {
+        config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script.endpoint() }]);
+        config.tls = UpstreamTls { ca: Some(files.chain.clone()), ..UpstreamTls::default() };
+    });
+    let taken = Rc::new(Cell::new(0));
+    let mut put = Request::new(Counted { left: pieces, taken: Rc::clone(&taken) });
+    *put.method_mut() = Method::PUT;
+    let (answer, before) = tokio::join!(gate.forward(put), async {
+        let mut stream = acceptor.accept(script.accept().await.stream).await.unwrap();
+        let mut before = usize::MAX;
+        while before != taken.get() {
+            before = taken.get();
+            // Nobody tells when a writer has come to a stop.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n0\r\n\r\n") {
+            assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+        }
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        before
+    });
+    assert_eq!(text(answer.unwrap()).await, "hi");
+    before
+}
+
+/// TLS takes some more than the system does and keeps it: somebody has to hand it over, also when
+/// nothing follows.
+#[test]
+fn the_end_of_an_upload_leaves_tls_when_the_system_takes_no_more() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let files = certificate(folder.path(), "127.0.0.1");
+        let room = upload(&files, 4000).await;
+        assert!((4..4000).contains(&room), "{room}");
+        // What TLS keeps is less than five pieces: the end of some of these is among it.
+        for fewer in 0..6 {
+            upload(&files, room - fewer).await;
+        }
     });
 }
