@@ -107,6 +107,10 @@ where
                     let sent = send(link, &mut head, &mut body, upload, to, now).await;
                     sent.map(|(response, link)| (response, Source::Http1(link)))
                 }
+                // HTTP/2 has another way to begin a WebSocket, which few servers know (RFC 8441).
+                Ok(Carrier::Http2(_)) if exchange.handshake.is_some() => {
+                    Err(Failed { error: Error::Invalid(Invalid::Handshake), again: false })
+                }
                 Ok(Carrier::Http2(lease)) => {
                     let sent = Box::pin(http2::send(lease, &head, &mut body, upload, to, now)).await;
                     sent.map(|(response, stream)| (response, Source::Http2(stream)))

@@ -1,6 +1,8 @@
 """gRPC's own client and server (grpcio), with the gateway between them."""
 
 import concurrent.futures
+import pathlib
+import subprocess
 import threading
 
 import grpc
@@ -15,8 +17,10 @@ users = [{ username = "demo", password = "Portcullis-1", email = "demo@example.c
 
 
 def client_and_server(story):
-    """grpcio at both ends, over HTTP/2 without TLS"""
-    talk = Talk()
+    """grpcio at both ends, over HTTP/2 without TLS and with it"""
+    pem = certificate(story.folder)
+    talk, sealed = Talk(), Talk(pem)
+    over_tls = free_port()
     gateway = Gateway(story, POOL, listener="h2c = true", more=f"""
 [upstream.talk]
 servers = ["http://127.0.0.1:{talk.port}"]
@@ -32,6 +36,18 @@ timeout = "700ms"
 path = "/interop.Nobody/*"
 upstream = "talk"
 access = {{ groups = ["nobody"] }}
+[upstream.sealed]
+servers = ["https://localhost:{sealed.port}"]
+protocol = "auto"
+tls = {{ ca = "grpc.pem" }}
+[[route]]
+path = "/interop.Sealed/*"
+upstream = "sealed"
+rewrite = "/interop.Talk/*"
+[[listener]]
+address = "127.0.0.1:{over_tls}"
+[listener.tls]
+certificates = [{{ chain = "grpc.pem", key = "grpc.key" }}]
 """)
     token = expect(gateway.post("/auth/login", username=DEMO[0], password=DEMO[1]), 200)["access_token"]
     try:
@@ -43,8 +59,29 @@ access = {{ groups = ["nobody"] }}
                 talk.start()
                 reply = unary(channel, "Echo")(b"m", metadata=auth(token), timeout=PATIENCE)
                 assert reply == b"m", reply
+        with story.step("TLS on both sides: ALPN finds HTTP/2, and a refusal is one as well"):
+            trusted = grpc.ssl_channel_credentials(pathlib.Path(f"{pem}.pem").read_bytes())
+            with grpc.secure_channel(f"localhost:{over_tls}", trusted, options=[("grpc.enable_http_proxy", 0)]) as channel:
+                both = channel.stream_stream("/interop.Sealed/Both")
+                in_step(both, auth(token))
+                assert_fails(grpc.StatusCode.UNAUTHENTICATED, lambda: list(both(iter([b"m"]))))
     finally:
         talk.stop()
+        sealed.stop()
+
+
+def certificate(folder):
+    """A certificate for this machine that vouches for itself, and where it is, without the ending."""
+    name = folder / "grpc"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+         # What rustls asks of a certificate that is a server's own.
+         "-addext", "basicConstraints=critical,CA:FALSE",
+         "-keyout", f"{name}.key", "-out", f"{name}.pem"],
+        check=True, capture_output=True,
+    )
+    return name
 
 
 def calls(story, talk, channel, authorized):
@@ -152,8 +189,8 @@ def assert_fails(status, call):
 class Talk:
     """The server: messages are bytes, so that nothing has to be generated."""
 
-    def __init__(self):
-        self.port = free_port()
+    def __init__(self, pem=None):
+        self.port, self._pem = free_port(), pem
         self.seen, self.remaining = [], []
         self.waits, self.left = threading.Event(), threading.Event()
         self.start()
@@ -169,7 +206,12 @@ class Talk:
             "Sum": grpc.stream_unary_rpc_method_handler(lambda all, _: b"%d" % sum(len(one) for one in all)),
             "Both": grpc.stream_stream_rpc_method_handler(lambda all, _: all),
         }),))
-        assert self._server.add_insecure_port(f"127.0.0.1:{self.port}") == self.port
+        address = f"127.0.0.1:{self.port}"
+        if self._pem is None:
+            assert self._server.add_insecure_port(address) == self.port
+        else:
+            pair = [(pathlib.Path(f"{self._pem}{end}").read_bytes()) for end in (".key", ".pem")]
+            assert self._server.add_secure_port(address, grpc.ssl_server_credentials([pair])) == self.port
         self._server.start()
 
     def stop(self):
