@@ -17,7 +17,8 @@ pub mod secret;
 // 1: what the user wrote and what it means.
 pub mod config;
 
-// 2: what operators see.
+// 2: what operators see; certificates.
+pub mod certificates;
 pub mod telemetry;
 
 // 3: the parts, which do not know each other.

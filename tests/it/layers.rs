@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["clock", "es256", "http", "json", "outbound", "path", "secret"]),
     (1, &["config"]),
-    (2, &["telemetry"]),
+    (2, &["certificates", "telemetry"]),
     (3, &["cognito", "server", "store", "token", "upstream"]),
     (4, &["limit"]),
     (5, &["access"]),

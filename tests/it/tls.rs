@@ -219,6 +219,38 @@ async fn a_reload_with_files_that_cannot_be_used_changes_nothing() {
 }
 
 #[tokio::test]
+async fn certificates_towards_upstreams_are_taken_over_too() {
+    let (front, back) = (tempdir().unwrap(), tempdir().unwrap());
+    let write = |server: &Certificate, client: &Certificate| {
+        for (folder, name, one) in
+            [(&back, "site", server), (&back, "clients", client), (&front, "back", server), (&front, "own", client)]
+        {
+            one.write(folder.path(), name);
+        }
+    };
+    let make = || (Certificate::new(&["127.0.0.1"]), Certificate::new(&["front"]));
+    let ((server, client), (new_server, new_client)) = (make(), make());
+    write(&server, &client);
+    let strict = "certificates = [{ chain = \"site.pem\", key = \"site.key\" }]\nclient_ca = \"clients.pem\"\n";
+    let strict = listener(&(strict.to_owned() + "client_auth = \"required\""));
+    let behind = start(back.path(), &(strict + &public("app"))).await;
+    // No connection is kept, so that each request shakes hands.
+    let upstream = format!(
+        "[upstream.app]\nservers = [\"https://{}\"]\nidle = \"1ms\"\n[upstream.app.tls]\nca = \"back.pem\"\n\
+         client = {{ chain = \"own.pem\", key = \"own.key\" }}\n",
+        behind.address()
+    );
+    let gate = start(front.path(), &(upstream + &public("app"))).await;
+    assert_eq!(gate.get("/").await.status, 200);
+    write(&new_server, &new_client);
+    let knows = TlsClient::new(&[&new_server], Some(&new_client));
+    let mut direct =
+        until("the new server", async || knows.try_connect(behind.address(), "127.0.0.1").await.ok()).await;
+    assert_eq!(direct.exchange(get("127.0.0.1", "/")).await.status, 200);
+    until("the new client", async || (gate.get("/").await.status == 200).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_redirect_comes_and_goes_and_the_listener_stays() {
     let folder = tempdir().unwrap();
     let site = Certificate::new(&["app.example"]);
