@@ -7,6 +7,7 @@
 
 // 0: things everybody may use. No knowledge of the product.
 pub mod clock;
+pub mod distinguished_name;
 pub mod es256;
 pub mod http;
 pub mod json;

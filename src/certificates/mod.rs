@@ -112,6 +112,11 @@ impl Certificate {
     }
 }
 
+/// Whom a certificate was given to, as text in the form that `access` rules are held against.
+pub(crate) fn subject(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
+    der::subject(certificate).map(Arc::from)
+}
+
 /// Every certificate of the file has to be fit to vouch for others.
 fn authorities(path: &Path, place: &Place, content: &Content) -> Result<Arc<RootCertStore>, Error> {
     let error = |why| Error { path: path.to_owned(), place: place.clone(), why };
