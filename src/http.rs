@@ -1,7 +1,7 @@
 //! HTTP facts and types that every layer shares.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,7 +10,10 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use ipnet::IpNet;
+
+mod peer;
+
+pub use peer::{Peer, TrustedProxies, X_FORWARDED_FOR, client_addr};
 
 mod transport;
 
@@ -19,11 +22,11 @@ pub use transport::{HostNames, TlsSession, Transport, Zone};
 /// What is known of a client's connection before its first request.
 #[derive(Clone, Debug)]
 pub struct ConnInfo {
-    /// The peer's address, as the kernel saw it.
-    pub peer: SocketAddr,
-    /// The address it connected to.
-    pub local: SocketAddr,
-    /// The listener, for metrics: its address as the file has it.
+    /// Who is at the other end: as the kernel saw it, or as a PROXY header says.
+    pub peer: Peer,
+    /// The address that it connected to; a unix socket has none.
+    pub local: Option<SocketAddr>,
+    /// The listener, for metrics: its address as it was bound.
     pub listener: Arc<str>,
     /// What the bytes of the connection travel in.
     pub transport: Transport,
@@ -249,46 +252,6 @@ pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> 
     response
 }
 
-/// Whether `address` lies in one of the networks. IPv4-mapped IPv6 addresses count as IPv4.
-pub fn is_trusted(address: IpAddr, networks: &[IpNet]) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
-}
-
-/// The client's address: the peer's, unless the peer is a trusted proxy; then the rightmost hop of
-/// `X-Forwarded-For` that is not one. A hop that cannot be read ends the walk at the last address
-/// that was vouched for.
-pub fn client_addr(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let mut client = peer.to_canonical();
-    if !is_trusted(client, trusted) {
-        return client;
-    }
-    let lines: Vec<&HeaderValue> = headers.get_all(&X_FORWARDED_FOR).iter().collect();
-    for line in lines.iter().rev() {
-        let Ok(line) = line.to_str() else { return client };
-        for hop in line.rsplit(',') {
-            let Some(address) = parse_hop(hop.trim()) else { return client };
-            client = address;
-            if !is_trusted(client, trusted) {
-                return client;
-            }
-        }
-    }
-    client
-}
-
-/// `X-Forwarded-For`, the de-facto list of hops.
-pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// One hop: an address, in brackets or not, with or without a port.
-fn parse_hop(hop: &str) -> Option<IpAddr> {
-    hop.parse::<IpAddr>()
-        .ok()
-        .or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
-        .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
-        .map(|address| address.to_canonical())
-}
-
 /// A body error can come out of code that has none.
 impl From<Infallible> for BodyError {
     fn from(never: Infallible) -> Self {
@@ -309,28 +272,6 @@ mod tests {
         let two = headers(&[("authorization", "a"), ("authorization", "a")]);
         assert_eq!(single(&two, &header::AUTHORIZATION), Err(Ambiguous(header::AUTHORIZATION)));
         assert_eq!(single(&two, &header::HOST), Ok(None));
-    }
-
-    #[test]
-    fn forwarded_for_is_believed_from_trusted_peers_only_and_right_to_left() {
-        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
-        let addr = |peer: &str, line: &'static str| {
-            client_addr(peer.parse().unwrap(), &headers(&[("x-forwarded-for", line)]), &trusted).to_string()
-        };
-        assert_eq!(addr("192.0.2.1", "203.0.113.9"), "192.0.2.1", "an untrusted peer is the client");
-        assert_eq!(addr("10.0.0.1", "203.0.113.9"), "203.0.113.9");
-        assert_eq!(addr("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.2"), "203.0.113.9");
-        assert_eq!(addr("10.0.0.1", "203.0.113.9, nonsense, 10.0.0.2"), "10.0.0.2", "the walk stops");
-        assert_eq!(addr("10.0.0.1", "[2001:db8::1]:443"), "2001:db8::1");
-        assert_eq!(addr("10.0.0.1", "203.0.113.9:1234"), "203.0.113.9");
-        assert_eq!(addr("::ffff:10.0.0.1", "203.0.113.9"), "203.0.113.9", "mapped addresses are IPv4");
-    }
-
-    #[test]
-    fn several_lines_are_one_list() {
-        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
-        let two = headers(&[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.0.0.7")]);
-        assert_eq!(client_addr("10.0.0.1".parse().unwrap(), &two, &trusted).to_string(), "203.0.113.9");
     }
 
     /// Every character that a header's name may have (RFC 9110 §5.6.2).

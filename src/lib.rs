@@ -14,6 +14,7 @@ pub mod json;
 pub mod outbound;
 pub mod path;
 pub mod secret;
+pub mod websocket;
 
 // 1: what the user wrote and what it means.
 pub mod config;

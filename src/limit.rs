@@ -15,13 +15,15 @@ use foldhash::quality::RandomState;
 
 use crate::clock::Timestamp;
 use crate::config;
+use crate::http::Peer;
 use crate::telemetry::metrics::{self, Count, Metrics};
 
 /// Who is counted together.
 #[derive(Clone, Copy, Debug)]
 pub enum Key<'a> {
-    /// An IPv4 address, or the /64 network of an IPv6 address: that is what one subscriber gets.
-    Client(IpAddr),
+    /// An IPv4 address, or the /64 network of an IPv6 address: that is what one subscriber gets. All
+    /// without an address are one.
+    Client(Peer),
     /// A user, by the pool's name and the `sub` claim.
     Subject(&'a str, &'a str),
 }
@@ -75,10 +77,9 @@ impl Limiter {
     /// When there is none in it; then it stays as it is.
     pub fn take(&self, key: Key<'_>, now: Timestamp) -> Result<(), Exceeded> {
         let key = match key {
-            Key::Client(address) => match address.to_canonical() {
-                IpAddr::V4(address) => self.seed.hash_one((4_u8, address.octets())),
-                IpAddr::V6(address) => self.seed.hash_one((6_u8, address.to_bits() >> 64)),
-            },
+            Key::Client(Peer::Ip(IpAddr::V4(address))) => self.seed.hash_one((4_u8, address.octets())),
+            Key::Client(Peer::Ip(IpAddr::V6(address))) => self.seed.hash_one((6_u8, address.to_bits() >> 64)),
+            Key::Client(Peer::Unix | Peer::Unknown) => self.seed.hash_one(0_u8),
             Key::Subject(pool, subject) => self.seed.hash_one((pool, subject)),
         };
         let now = nanos(Duration::from_millis(now.millis()));
@@ -145,7 +146,7 @@ mod tests {
     }
 
     fn client(text: &str) -> Key<'static> {
-        Key::Client(text.parse().unwrap())
+        Key::Client(text.parse::<IpAddr>().unwrap().into())
     }
 
     #[test]
@@ -167,6 +168,7 @@ mod tests {
         let take = |key| limiter.take(key, NOW).is_ok();
         assert!(take(client("192.0.2.1")) && !take(client("192.0.2.1")) && !take(client("::ffff:192.0.2.1")));
         assert!(take(client("192.0.2.2")));
+        assert!(take(Key::Client(Peer::Unix)) && !take(Key::Client(Peer::Unknown)), "nobody's addresses are one");
         assert!(take(client("2001:db8::1")) && !take(client("2001:db8::ffff:1")) && take(client("2001:db8:0:1::1")));
         assert!(
             take(Key::Subject("main", "a")) && !take(Key::Subject("main", "a")) && take(Key::Subject("other", "a"))
@@ -190,7 +192,7 @@ mod tests {
         }
         for number in 0..2 * BUCKETS as u32 {
             let address = IpAddr::V4(std::net::Ipv4Addr::from(0x0a00_0000 + number));
-            assert!(limiter.take(Key::Client(address), NOW).is_ok(), "strangers are let in");
+            assert!(limiter.take(Key::Client(address.into()), NOW).is_ok(), "strangers are let in");
         }
         let kept: usize = limiter.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
         assert!(kept <= BUCKETS, "{kept}");

@@ -8,8 +8,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::cognito::{self, Refusal};
 use crate::http::{Body, BodyError};
@@ -91,6 +92,27 @@ codes! {
     UpstreamTimeout "upstream_timeout" GATEWAY_TIMEOUT "The upstream took too long"
     ProviderTimeout "provider_timeout" GATEWAY_TIMEOUT "The user pool took too long"
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong inside the gateway"
+}
+
+impl Code {
+    /// What a client that speaks gRPC is told instead of the HTTP status. Where gRPC has a rule of its
+    /// own for statuses that come from something in between ("HTTP to gRPC Status Code Mapping"), this
+    /// is finer: it is the gateway that speaks, and it knows.
+    pub fn grpc_status(self) -> u16 {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => 16,
+            StatusCode::FORBIDDEN => 7,
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => 12,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => 4,
+            StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 8,
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
+            StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => 13,
+            _ => 2,
+        }
+    }
 }
 
 /// A failure on its way to the client.
@@ -266,6 +288,30 @@ impl Problem {
         response
     }
 
+    /// The answer for a client that speaks gRPC: all of it in the head (Trailers-Only of the gRPC protocol
+    /// over HTTP/2), and always 200.
+    pub fn grpc_response(&self) -> Response<Body> {
+        let mut response = Response::new(Body::Empty);
+        *response.headers_mut() = self.grpc_status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The trailers for such a client: `grpc-status`, and the sentence percent-encoded in `grpc-message`.
+    pub fn grpc_status(&self) -> HeaderMap {
+        /// Everything else of ASCII stands for itself ("Responses" of the gRPC protocol over HTTP/2).
+        const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(GRPC_STATUS, HeaderValue::from(self.code.grpc_status()));
+        let message = utf8_percent_encode(&self.detail, ENCODED).to_string();
+        headers.extend(HeaderValue::try_from(message).ok().map(|message| (GRPC_MESSAGE, message)));
+        headers
+    }
+
     /// `WWW-Authenticate` of a 401 (RFC 6750 §3): what is wrong is said only when a token was sent.
     fn challenge(&self) -> Option<HeaderValue> {
         if self.code.status() != StatusCode::UNAUTHORIZED {
@@ -290,6 +336,9 @@ impl Problem {
 fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// draft-ietf-httpapi-ratelimit-headers-10 §3 and §4.
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -412,6 +461,26 @@ mod tests {
             let token_was_sent = matches!(code, Code::TokenInvalid | Code::TokenExpired | Code::TokenRevoked);
             assert_eq!(challenge.contains("invalid_token"), token_was_sent, "{code:?}");
         }
+    }
+
+    #[test]
+    fn grpc_has_a_status_for_every_code_and_a_message_in_ascii() {
+        for (code, status) in [
+            (Code::TokenExpired, "16"),
+            (Code::AccessDenied, "7"),
+            (Code::UpstreamUnreachable, "14"),
+            (Code::UpstreamUnavailable, "14"),
+            (Code::UpstreamTimeout, "4"),
+            (Code::RouteUnknown, "12"),
+            (Code::RateLimited, "8"),
+        ] {
+            let response = Problem::from(code).grpc_response();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(first(response.headers(), &GRPC_STATUS).unwrap(), status, "{code:?}");
+        }
+        assert!(Code::ALL.iter().all(|code| (1..=16).contains(&code.grpc_status())));
+        let trailers = Problem::new(Code::Internal, "100 % sûr\n").grpc_status();
+        assert_eq!(first(&trailers, &GRPC_MESSAGE).unwrap(), "100 %25 s%C3%BBr%0A");
     }
 
     #[test]

@@ -2,25 +2,30 @@
 //! first byte says whether the peer is trusted; the rest are the header's lines.
 #![no_main]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use http::header::{HeaderMap, HeaderValue};
-use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
-use portcullis::http::{X_FORWARDED_FOR, client_addr, is_trusted};
+use portcullis::http::{Peer, TrustedProxies, X_FORWARDED_FOR, client_addr};
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = data.split_first() else { return };
-    let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network"), "fd00::/8".parse().expect("a network")];
-    let peer = IpAddr::V4(Ipv4Addr::new(if first % 2 == 0 { 10 } else { 192 }, 0, 2, *first));
+    let networks = vec!["10.0.0.0/8".parse().expect("a network"), "fd00::/8".parse().expect("a network")];
+    let trusted = TrustedProxies { networks, unix: true };
+    let peer = match first % 4 {
+        0 => Peer::Unix,
+        1 => Peer::Unknown,
+        2 => Peer::from([10, 0, 2, *first]),
+        _ => Peer::from([192, 0, 2, *first]),
+    };
     let mut headers = HeaderMap::new();
     for line in rest.split(|byte| *byte == b'\n').take(8) {
         let Ok(value) = HeaderValue::from_bytes(line) else { return };
         headers.append(X_FORWARDED_FOR, value);
     }
     let client = client_addr(peer, &headers, &trusted);
-    assert_eq!(client, client.to_canonical());
-    if !is_trusted(peer, &trusted) {
+    assert_eq!(client.ip(), client.ip().map(|address| address.to_canonical()));
+    if !trusted.contains(peer) {
         assert_eq!(client, peer, "nobody else is believed");
         return;
     }
@@ -33,8 +38,8 @@ fuzz_target!(|data: &[u8]| {
             Err(_) => hops.push(None),
         }
     }
-    let vouched: Vec<IpAddr> = hops.into_iter().map_while(|hop| hop).collect();
-    let expected = vouched.iter().find(|hop| !is_trusted(**hop, &trusted)).or(vouched.last()).copied().unwrap_or(peer);
+    let vouched: Vec<Peer> = hops.into_iter().map_while(|hop| hop).map(Peer::Ip).collect();
+    let expected = vouched.iter().find(|hop| !trusted.contains(**hop)).or(vouched.last()).copied().unwrap_or(peer);
     assert_eq!(client, expected);
 });
 

@@ -2,7 +2,7 @@
 //! gateway's own word. Each line is `Name: value`; the first byte says whether the peer is trusted.
 #![no_main]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
@@ -44,13 +44,12 @@ fuzz_target!(|data: &[u8]| {
     }
 
     let identity = Identity::new(&config::Identity { prefix: "x-auth-".to_owned(), headers: Vec::new() });
-    let peer = SocketAddr::from(([10, 0, 0, 1], 50_000));
-    let hop = Hop::new(peer, SocketAddr::from(([10, 0, 0, 2], 8080)), &Transport::Plain);
+    let hop = Hop::new([10, 0, 0, 1].into(), Some(SocketAddr::from(([10, 0, 0, 2], 8080))), &Transport::Plain);
     let host = HeaderValue::from_static("app.example");
     let forwarded = Forwarded {
         hop: &hop,
         trusted,
-        client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)),
+        client: [203, 0, 113, 9].into(),
         host: Some(&host),
         request_id: RequestId::random(),
         trace: TraceContext::random(),
@@ -59,9 +58,15 @@ fuzz_target!(|data: &[u8]| {
     let mut request = http::Request::new(());
     *request.headers_mut() = headers;
     let edits = HeaderEdits::default();
-    let vetted =
-        stamp(request, &permit, &Stamp { identity: &identity, forwarded, keep_authorization: false, edits: &edits, assertion: None })
-            .expect("there are no claims");
+    let of = Stamp {
+        identity: &identity,
+        forwarded,
+        keep_authorization: false,
+        websocket: false,
+        edits: &edits,
+        assertion: None,
+    };
+    let vetted = stamp(request, &permit, &of).expect("there are no claims");
 
     let headers = vetted.request().headers();
     for name in headers.keys() {

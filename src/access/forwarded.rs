@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::http::{Transport, X_FORWARDED_FOR, first};
+use crate::http::{Peer, Transport, X_FORWARDED_FOR, first};
 use crate::telemetry::trace::{RequestId, TraceContext};
 
 /// RFC 9440 §2.2.
@@ -28,8 +28,9 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Values that are the same for every request of a connection, made once.
 #[derive(Debug)]
 pub struct Hop {
-    peer: HeaderValue,
-    port: HeaderValue,
+    /// Not of a peer without an address.
+    peer: Option<HeaderValue>,
+    port: Option<HeaderValue>,
     proto: &'static str,
     client_certificate: Option<HeaderValue>,
     forwarded_for: String,
@@ -39,16 +40,17 @@ pub struct Hop {
 
 impl Hop {
     /// From the two ends of a connection, and what is between them.
-    pub fn new(peer: SocketAddr, local: SocketAddr, transport: &Transport) -> Self {
-        let ip = peer.ip().to_canonical();
-        let forwarded_for = match ip {
-            IpAddr::V4(ip) => format!("for={ip}"),
+    pub fn new(peer: Peer, local: Option<SocketAddr>, transport: &Transport) -> Self {
+        let forwarded_for = match peer {
+            Peer::Ip(IpAddr::V4(ip)) => format!("for={ip}"),
             // RFC 7239 §6: IPv6 is bracketed and quoted.
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+            Peer::Ip(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
+            // §6.2.
+            Peer::Unix | Peer::Unknown => "for=unknown".to_owned(),
         };
         Self {
-            peer: ip_value(ip),
-            port: HeaderValue::from(local.port()),
+            peer: ip_value(peer),
+            port: local.map(|local| HeaderValue::from(local.port())),
             proto: if transport.tls().is_some() { "https" } else { "http" },
             client_certificate: transport.tls().and_then(|session| session.client_certificate.clone()),
             forwarded_for,
@@ -81,8 +83,8 @@ pub struct Forwarded<'a> {
     pub hop: &'a Hop,
     /// Whether the peer is a trusted proxy, so that its words are continued.
     pub trusted: bool,
-    /// The client's address, see [`crate::http::client_addr`].
-    pub client: IpAddr,
+    /// The client, see [`crate::http::client_addr`].
+    pub client: Peer,
     /// The `Host` that the client asked for.
     pub host: Option<&'a HeaderValue>,
     /// This request's id.
@@ -124,22 +126,20 @@ impl Forwarded<'_> {
         let forwarded = self.hop.forwarded(self.host);
         // A trusted peer's own address is not the client's.
         let client = if self.trusted { ip_value(self.client) } else { self.hop.peer.clone() };
-        headers.insert(X_FORWARDED_FOR, appended(said.addresses, &self.hop.peer));
+        let addresses = match &self.hop.peer {
+            Some(peer) => Some(appended(said.addresses, peer)),
+            None => said.addresses,
+        };
+        set(headers, X_FORWARDED_FOR, addresses);
         headers.insert(X_FORWARDED_PROTO, said.proto.unwrap_or(HeaderValue::from_static(self.hop.proto)));
-        if let Some(host) = said.host.or_else(|| self.host.cloned()) {
-            headers.insert(X_FORWARDED_HOST, host);
-        }
-        headers.insert(X_FORWARDED_PORT, said.port.unwrap_or_else(|| self.hop.port.clone()));
+        set(headers, X_FORWARDED_HOST, said.host.or_else(|| self.host.cloned()));
+        set(headers, X_FORWARDED_PORT, said.port.or_else(|| self.hop.port.clone()));
         headers.insert(FORWARDED, appended(said.forwarded, &forwarded));
-        headers.insert(X_REAL_IP, client);
-        if let Some(certificate) = &self.hop.client_certificate {
-            headers.insert(CLIENT_CERT, certificate.clone());
-        }
+        set(headers, X_REAL_IP, client);
+        set(headers, CLIENT_CERT, self.hop.client_certificate.clone());
         headers.insert(X_REQUEST_ID, self.request_id.header_value());
         headers.insert(TRACEPARENT, self.trace.child().header_value());
-        if let Some(notes) = said.tracestate {
-            headers.insert(TRACESTATE, notes);
-        }
+        set(headers, TRACESTATE, said.tracestate);
     }
 }
 
@@ -162,8 +162,15 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     if lines.is_empty() { None } else { HeaderValue::from_bytes(&lines.join(&b", "[..])).ok() }
 }
 
-fn ip_value(ip: IpAddr) -> HeaderValue {
-    text_value(&ip.to_string())
+/// Sets a header, if there is something to say.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    if let Some(value) = value {
+        headers.insert(name, value);
+    }
+}
+
+fn ip_value(peer: Peer) -> Option<HeaderValue> {
+    peer.ip().map(|ip| text_value(&ip.to_string()))
 }
 
 /// A value of text that is known to be printable ASCII.
@@ -177,8 +184,8 @@ mod tests {
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    fn addr(text: &str) -> SocketAddr {
-        text.parse().unwrap()
+    fn hop(peer: &str, local: &str) -> Hop {
+        Hop::new(peer.parse::<IpAddr>().unwrap().into(), Some(local.parse().unwrap()), &Transport::Plain)
     }
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -187,12 +194,16 @@ mod tests {
 
     /// What goes upstream, given what came in over a connection from 10.0.0.1.
     fn said(trusted: bool, lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let hop = Hop::new(addr("10.0.0.1:50000"), addr("10.0.0.2:8080"), &Transport::Plain);
+        let client = "203.0.113.9".parse::<IpAddr>().unwrap().into();
+        said_over(&hop("10.0.0.1", "10.0.0.2:8080"), trusted, client, lines)
+    }
+
+    fn said_over(hop: &Hop, trusted: bool, client: Peer, lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let host = HeaderValue::from_static("app.example:8080");
         let forwarded = Forwarded {
-            hop: &hop,
+            hop,
             trusted,
-            client: "203.0.113.9".parse().unwrap(),
+            client,
             host: Some(&host),
             request_id: RequestId::continued(&HeaderValue::from_static("r1")).unwrap(),
             trace: TraceContext::parse(PARENT.as_bytes()).unwrap(),
@@ -273,6 +284,21 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_without_an_address_is_unknown_and_no_word_stands_for_its_address() {
+        let hop = Hop::new(Peer::Unix, None, &Transport::Plain);
+        let stranger = said_over(&hop, false, Peer::Unix, &[("x-forwarded-for", "1.1.1.1"), ("x-real-ip", "1.1.1.1")]);
+        assert_eq!(text(&stranger, "forwarded"), "for=unknown;host=\"app.example:8080\";proto=http");
+        for absent in ["x-forwarded-for", "x-forwarded-port", "x-real-ip"] {
+            assert_eq!(text(&stranger, absent), "", "{absent}");
+        }
+        let client = "203.0.113.9".parse::<IpAddr>().unwrap().into();
+        let believed = said_over(&hop, true, client, &[("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=x")]);
+        assert_eq!(text(&believed, "x-forwarded-for"), "203.0.113.9");
+        assert_eq!(text(&believed, "x-real-ip"), "203.0.113.9");
+        assert_eq!(text(&believed, "forwarded"), "for=x, for=unknown;host=\"app.example:8080\";proto=http");
+    }
+
+    #[test]
     fn the_trace_goes_on_with_a_span_of_its_own() {
         for trusted in [false, true] {
             let headers = said(trusted, &[]);
@@ -295,19 +321,19 @@ mod tests {
 
     #[test]
     fn ipv6_is_bracketed_and_quoted_where_it_has_to_be() {
-        let hop = Hop::new(addr("[2001:db8::1]:50000"), addr("[::1]:80"), &Transport::Plain);
-        assert_eq!(hop.forwarded(None), "for=\"[2001:db8::1]\";proto=http");
+        let v6 = hop("2001:db8::1", "[::1]:80");
+        assert_eq!(v6.forwarded(None), "for=\"[2001:db8::1]\";proto=http");
         let host = HeaderValue::from_static("[::1]:80");
-        assert_eq!(hop.forwarded(Some(&host)), "for=\"[2001:db8::1]\";host=\"[::1]:80\";proto=http");
-        assert_eq!(hop.peer, "2001:db8::1", "X-Forwarded-For has no brackets");
-        let mapped = Hop::new(addr("[::ffff:192.0.2.1]:50000"), addr("[::1]:80"), &Transport::Plain);
-        assert_eq!(mapped.peer, "192.0.2.1");
+        assert_eq!(v6.forwarded(Some(&host)), "for=\"[2001:db8::1]\";host=\"[::1]:80\";proto=http");
+        assert_eq!(v6.peer.unwrap(), "2001:db8::1", "X-Forwarded-For has no brackets");
+        let mapped = hop("::ffff:192.0.2.1", "[::1]:80");
+        assert_eq!(mapped.peer.as_ref().unwrap(), "192.0.2.1");
         assert_eq!(mapped.forwarded(None), "for=192.0.2.1;proto=http");
     }
 
     #[test]
     fn what_is_remembered_belongs_to_its_host() {
-        let hop = Hop::new(addr("10.0.0.1:50000"), addr("10.0.0.2:8080"), &Transport::Plain);
+        let hop = hop("10.0.0.1", "10.0.0.2:8080");
         let (a, b) = (HeaderValue::from_static("a.example"), HeaderValue::from_static("b.example"));
         for (host, expected) in [
             (Some(&a), "for=10.0.0.1;host=\"a.example\";proto=http"),

@@ -111,6 +111,8 @@ pub struct Stamp<'a> {
     pub forwarded: Forwarded<'a>,
     /// Whether the caller's `Authorization` is passed on.
     pub keep_authorization: bool,
+    /// The request asks to switch to WebSocket.
+    pub websocket: bool,
     /// What the route changes. It cannot touch what the gateway sets.
     pub edits: &'a HeaderEdits,
     /// What is signed for the upstream, and the time.
@@ -132,6 +134,8 @@ pub fn stamp<B>(mut request: Request<B>, permit: &Permit, stamp: &Stamp<'_>) -> 
         .keys()
         .filter(|name| match **name {
             header::AUTHORIZATION => !stamp.keep_authorization,
+            // It may hold a token, and means nothing without the switch.
+            header::SEC_WEBSOCKET_PROTOCOL => !stamp.websocket,
             _ => is_ours(name) || (stamp.identity.managed)(name),
         })
         .cloned()

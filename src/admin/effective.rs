@@ -7,15 +7,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
 use crate::config::{
     Access, Admin, Assertion, Assertions, Auth, Balance, CertificateFiles, ClaimSource, ClientAuth, ClientCa, Config,
     Cors, Embedded, Endpoint, Flow, HeaderEdits, Health, HostHeader, HostPattern, Identity, Keys, Limit, Limits,
-    Listener, Log, LogFormat, PathPattern, Pool, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion, TokenUse,
-    Upstream, UpstreamTls,
+    Listener, Log, LogFormat, PathPattern, Pool, Protocol, Route, Rule, SeedUser, Server, Servers, Tls, TlsVersion,
+    TokenUse, Upstream, UpstreamTls,
 };
+use crate::http::TrustedProxies;
 
 /// The configuration of this generation, without its secrets.
 pub fn config(config: &Config, generation: u64) -> Value {
@@ -52,7 +53,7 @@ fn show_server(server: &Server) -> Value {
     json!({
         "workers": workers,
         "drain": duration(*drain),
-        "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "trusted_proxies": show_trusted(trusted_proxies),
         "limits": {
             "connections": connections,
             "handshake": duration(*handshake),
@@ -67,10 +68,20 @@ fn show_server(server: &Server) -> Value {
     })
 }
 
+fn show_trusted(trusted: &TrustedProxies) -> Vec<String> {
+    let TrustedProxies { networks, unix } = trusted;
+    networks.iter().map(ToString::to_string).chain(unix.then(|| "unix:".to_owned())).collect()
+}
+
 fn show_listener(listener: &Listener) -> Value {
-    let Listener { address, h2c, tls, redirect_http_from } = listener;
-    let tls = tls.as_ref().map(|tls| show_tls(tls, *redirect_http_from));
-    json!({ "address": address, "h2c": h2c, "tls": tls })
+    let Listener { address, connections, proxy_protocol, h2c, tls, redirect_http_from } = listener;
+    json!({
+        "address": address.to_string(),
+        "connections": connections.unwrap_or(0),
+        "proxy_protocol": proxy_protocol,
+        "h2c": h2c,
+        "tls": tls.as_ref().map(|tls| show_tls(tls, *redirect_http_from)),
+    })
 }
 
 fn show_tls(tls: &Tls, redirect_http_from: Option<SocketAddr>) -> Value {
@@ -147,6 +158,7 @@ fn show_upstream(upstream: &Upstream) -> Value {
     let Upstream {
         name: _,
         servers,
+        protocol,
         balance,
         host,
         connect,
@@ -164,6 +176,11 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "servers": match servers {
             Servers::Whoami => vec![json!("whoami:")],
             Servers::Http(endpoints) => endpoints.iter().map(show_endpoint).collect(),
+        },
+        "protocol": match protocol {
+            Protocol::Http1 => "http1",
+            Protocol::Http2 => "h2",
+            Protocol::Auto => "auto",
         },
         "balance": match balance {
             Balance::Least => "least",
@@ -231,6 +248,7 @@ fn show_route(route: &Route) -> Value {
         rewrite,
         timeout,
         stream_grace,
+        websocket,
         limit,
         request_headers,
         response_headers,
@@ -256,6 +274,9 @@ fn show_route(route: &Route) -> Value {
         "strip_prefix": rewrite.as_ref().map(|rewrite| &rewrite.strip),
         "rewrite": rewrite.as_ref().map(|rewrite| pattern(&rewrite.to)),
         "timeout": duration(timeout.unwrap_or_default()),
+        "websocket": websocket.is_some(),
+        "websocket_idle": websocket.as_ref().map(|websocket| duration(websocket.idle)),
+        "origins": websocket.as_ref().map(|websocket| show_origins(&websocket.origins)),
         "stream_grace": stream_grace.map_or_else(|| "off".to_owned(), duration),
         "body": body.unwrap_or(0),
         "limit": limit.as_ref().map(show_limit),
@@ -264,6 +285,10 @@ fn show_route(route: &Route) -> Value {
         "encoded_slashes": if *keep_encoded_slashes { "keep" } else { "reject" },
         "line": line,
     })
+}
+
+fn show_origins(origins: &[HeaderValue]) -> Vec<String> {
+    origins.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()).collect()
 }
 
 fn pattern(path: &PathPattern) -> String {
@@ -305,9 +330,7 @@ fn show_rule(rule: &Rule) -> Value {
 
 fn show_auth(auth: &Auth) -> Value {
     let Auth { prefix, hosts, pool, register, hide_existing_users, floor, cors } = auth;
-    let origins = |Cors { origins }: &Cors| -> Vec<_> {
-        origins.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()).collect()
-    };
+    let origins = |Cors { origins }: &Cors| show_origins(origins);
     json!({
         "prefix": prefix,
         "hosts": hosts,
@@ -363,7 +386,7 @@ mod tests {
     use super::*;
     use http::header::{self, HeaderValue};
 
-    use crate::config::{Endpoint, LimitBy, Place, PoolId, Rewrite};
+    use crate::config::{Endpoint, LimitBy, Place, PoolId, Rewrite, WebSocket};
     use crate::es256::SigningKey;
     use crate::secret::Secret;
 
@@ -404,6 +427,7 @@ mod tests {
         let upstream = Upstream {
             name: "app".into(),
             servers: Servers::Http(vec![endpoint, heavy]),
+            protocol: Protocol::Http1,
             balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: seconds(3),
@@ -430,6 +454,10 @@ mod tests {
             rewrite: Some(Rewrite { strip: "/api".into(), to: PathPattern::Prefix(String::new()) }),
             timeout: None,
             stream_grace: None,
+            websocket: Some(WebSocket {
+                origins: vec![HeaderValue::from_static("https://app.example.com")],
+                idle: seconds(3600),
+            }),
             limit: Some(Limit { rate: 10, per: seconds(300), burst: 20, by: LimitBy::Subject }),
             request_headers: HeaderEdits { remove: vec![header::COOKIE], set: vec![(header::AUTHORIZATION, password)] },
             response_headers: HeaderEdits::default(),
@@ -451,11 +479,18 @@ mod tests {
             body_stall: seconds(60),
             h2_streams: 128,
         };
-        let address = ([127, 0, 0, 1], 8080).into();
-        let listener = Listener { address, h2c: false, tls: Some(tls), redirect_http_from: None };
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080)).into();
+        let listener = Listener {
+            address,
+            connections: None,
+            proxy_protocol: true,
+            h2c: false,
+            tls: Some(tls),
+            redirect_http_from: None,
+        };
         Config {
             source: "config/portcullis.toml".into(),
-            server: Server { workers: 2, drain: seconds(30), trusted_proxies: Vec::new(), limits },
+            server: Server { workers: 2, drain: seconds(30), trusted_proxies: TrustedProxies::default(), limits },
             listeners: vec![listener],
             admin: Admin { address: ([127, 0, 0, 1], 9901).into() },
             pools: vec![Arc::new(pool)],

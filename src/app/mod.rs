@@ -4,6 +4,7 @@ mod build;
 mod change;
 mod listeners;
 mod reload;
+mod supervisor;
 mod views;
 
 use std::io;
@@ -19,11 +20,11 @@ use tokio::sync::{self, Notify, oneshot, watch};
 
 use crate::admin::Admin;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{self, Config, Contents};
+use crate::config::{self, Config, Contents, ListenAddress};
 use crate::gateway::Worker;
 use crate::server::framing::HeadLimits;
 use crate::server::tls::{self, Tls};
-use crate::server::{Admission, ConnectionLimits, Lifecycle, Patience, Workers};
+use crate::server::{Admission, ConnectionLimits, Inherited, Lifecycle, Patience, Workers};
 use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LAST_LINES, LogLevel};
@@ -31,6 +32,7 @@ use crate::upstream;
 use build::Base;
 use listeners::{Bound, Listeners};
 use reload::Live;
+pub use supervisor::Supervisor;
 
 /// What a process decides about a gateway besides its configuration.
 #[derive(Debug)]
@@ -49,6 +51,10 @@ pub struct Options {
     pub watch: Option<Contents>,
     /// Whoever notifies this asks for a reload.
     pub hangups: Arc<Notify>,
+    /// Sockets that were passed to the process, for the listeners that ask for them.
+    pub inherited: Vec<Inherited>,
+    /// The service manager, if there is one.
+    pub supervisor: Supervisor,
 }
 
 impl Default for Options {
@@ -60,6 +66,8 @@ impl Default for Options {
             key_wait: Duration::from_secs(3),
             watch: None,
             hangups: Arc::default(),
+            inherited: Vec::new(),
+            supervisor: Supervisor::default(),
         }
     }
 }
@@ -73,7 +81,7 @@ pub enum StartError {
         /// Which part of the configuration.
         what: String,
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
         /// What the system says.
         source: io::Error,
     },
@@ -134,17 +142,20 @@ impl App {
     /// # Errors
     /// When an address cannot be had, or a part cannot start. Nothing runs on then.
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
-        let Options { clock, access_log, log_level, key_wait, watch, hangups } = options;
+        let Options { clock, access_log, log_level, key_wait, watch, hangups, inherited, supervisor } = options;
         let metrics = Arc::new(Metrics::new());
 
         // Everything that can be taken by another process is asked for first.
         let tls = Tls::prepare(&config.listeners, None, clock.now()).map_err(StartError::Tls)?;
         let tls = Arc::clone(tls.tls());
         warn_of_expired(&tls, clock.now());
-        let bound = Bound::all(&config.listeners, &tls)?;
+        let bound = Bound::all(&config.listeners, &tls, &inherited)?;
         let address = config.admin.address;
-        let admin =
-            Admin::bind(address).map_err(|source| StartError::Bind { what: "admin".into(), address, source })?;
+        let admin = Admin::bind(address).map_err(|source| StartError::Bind {
+            what: "admin".into(),
+            address: address.into(),
+            source,
+        })?;
 
         let control = Control::start().map_err(StartError::Thread)?;
         let access_log = AccessLog::start(access_log, Arc::clone(&metrics)).map_err(StartError::Thread)?;
@@ -161,8 +172,9 @@ impl App {
         };
         let workers =
             Workers::start(config.server.workers, &lifecycle_seen, make_worker).map_err(StartError::Thread)?;
-        let admission = admission(&config.server.limits);
-        let listeners = Listeners::new(workers.inboxes().clone(), admission, metrics, control.handle.clone());
+        let admission = admission(&config.server);
+        let inboxes = workers.inboxes().clone();
+        let listeners = Listeners::new(inboxes, admission.clone(), metrics, control.handle.clone(), inherited);
         // Nobody can have closed them yet.
         let _open = listeners.replace(&config.listeners, bound, admission)?.is_ok();
 
@@ -177,7 +189,9 @@ impl App {
             seen: Mutex::new(watch.clone().unwrap_or_default()),
             failure: Mutex::default(),
             turn: Arc::new(sync::Mutex::new(())),
+            supervisor,
         });
+        control.handle.spawn(live.supervisor.watchdog());
         control.handle.spawn(Arc::clone(&live).follow(hangups, watch.is_some()));
         control.handle.spawn(Arc::clone(&live).watch_certificates());
         let admin_address = admin.address();
@@ -192,11 +206,12 @@ impl App {
         if !matches!(control.run(ready), Some(Ok(()))) {
             tracing::warn!("the keys of a user pool cannot be had yet; tokens that need them are answered with 503");
         }
+        live.supervisor.ready(&serving(1));
         Ok(Self { admin: admin_address, live, workers: Some(workers), lifecycle, access_log, control: Some(control) })
     }
 
     /// Where clients connect, in the order of the configuration, with real ports.
-    pub fn listeners(&self) -> Vec<SocketAddr> {
+    pub fn listeners(&self) -> Vec<ListenAddress> {
         self.live.listeners.addresses()
     }
 
@@ -229,6 +244,7 @@ impl App {
     }
 
     fn stop(&mut self, hurry: Option<&Receiver<()>>) -> Ended {
+        self.live.supervisor.stopping();
         self.live.listeners.close();
         self.lifecycle.send_replace(Lifecycle::Draining);
         let Some(workers) = self.workers.take() else { return Ended::Drained };
@@ -251,6 +267,11 @@ impl Drop for App {
     fn drop(&mut self) {
         self.stop(None);
     }
+}
+
+/// What the service manager shows beside the name of the service.
+fn serving(generation: u64) -> String {
+    format!("serving configuration {generation}")
 }
 
 /// Waits until no connection is open.
@@ -286,12 +307,13 @@ fn list(errors: &[tls::Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn admission(limits: &config::Limits) -> Admission {
+fn admission(server: &config::Server) -> Admission {
+    let limits = &server.limits;
     let head = HeadLimits { bytes: limits.head_size, lines: limits.headers };
     let patience = Patience { idle: limits.idle, request_head: limits.request_head, body_stall: limits.body_stall };
     let most = limits.connections;
     let limits = ConnectionLimits { head, patience, handshake: limits.handshake, h2_streams: limits.h2_streams };
-    Admission { most, limits }
+    Admission { most, limits, trusted: Arc::new(server.trusted_proxies.clone()) }
 }
 
 /// The control plane: one thread with one runtime for key refresh, calls to user pools, the admin

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::build::{Base, Parts, build};
 use super::change::{Change, change};
 use super::listeners::{Closed, Listeners};
-use super::{StartError, admission, warn_of_expired};
+use super::{StartError, Supervisor, admission, serving, warn_of_expired};
 use crate::config::{self, Config, Contents, Loaded, Report, Servers, watch};
 use crate::gateway::Gateway;
 use crate::server::tls::Tls;
@@ -38,6 +38,8 @@ pub(super) struct Live {
     pub(super) failure: Mutex<Option<String>>,
     /// Whose turn it is to reload.
     pub(super) turn: Arc<sync::Mutex<()>>,
+    /// The service manager, if there is one.
+    pub(super) supervisor: Supervisor,
 }
 
 /// What made somebody read the file again.
@@ -92,6 +94,7 @@ impl Live {
     pub(super) async fn reload(self: Arc<Self>, cause: Cause) -> Result<Reloaded, NotReloaded> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let reload = tokio::task::spawn_blocking(move || {
+            self.supervisor.reloading();
             let outcome = self.read_and_swap();
             self.report(cause, &outcome);
             drop(turn);
@@ -166,7 +169,7 @@ impl Live {
         if self.base.control.block_on(ready).is_err() {
             tracing::warn!("the keys of a new user pool cannot be had yet; its tokens are answered with 503");
         }
-        let admission = admission(&parts.config.server.limits);
+        let admission = admission(&parts.config.server);
         self.listeners.replace(&parts.config.listeners, bound, admission)?.map_err(|Closed| NotReloaded::Stopping)?;
 
         tls.put_in_force();
@@ -201,6 +204,13 @@ impl Live {
                 Some(error.to_string())
             }
         };
+        let status = serving(self.parts.load().generation);
+        match outcome {
+            Ok(_) => self.supervisor.ready(&status),
+            // It has heard so already.
+            Err(NotReloaded::Stopping) => {}
+            Err(_) => self.supervisor.ready(&format!("{status}; what the file says now cannot be used, see the log")),
+        }
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 }

@@ -78,7 +78,7 @@ impl Crossing {
 }
 
 /// Whether an origin is the host that was asked. Its scheme is not known behind a proxy that ends TLS.
-fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+pub fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
     let host = host.and_then(|host| host.to_str().ok());
     matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host))

@@ -19,7 +19,6 @@ mod signin;
 mod tokens;
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,7 +33,7 @@ use crate::access::{Authenticator, Credential, Denial, authenticate};
 use crate::clock::Clock;
 use crate::cognito::{self, Refusal};
 use crate::config;
-use crate::http::{Body, BodyError};
+use crate::http::{Body, BodyError, Peer};
 use crate::problem::{Code, Problem};
 use crate::store;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -186,7 +185,7 @@ impl Auth {
         &self,
         request: Request<B>,
         below_prefix: &str,
-        client_addr: IpAddr,
+        client_addr: Peer,
     ) -> Result<Response<Body>, Problem>
     where
         B: HttpBody<Data = Bytes, Error = BodyError>,

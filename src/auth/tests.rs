@@ -103,7 +103,7 @@ impl Fixture {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::from(body)).map_err(BodyError::from)).unwrap();
-        let outcome = self.auth.handle(request, path, "192.0.2.1".parse().unwrap()).await;
+        let outcome = self.auth.handle(request, path, [192, 0, 2, 1].into()).await;
         let response = outcome.unwrap_or_else(|problem| problem.response("id"));
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
@@ -158,7 +158,7 @@ async fn the_table_drives_the_routing() {
         let answer = fixture.send(route.path, &[], "x".to_owned()).await;
         assert_ne!(answer.status, 404, "{}", route.path);
         let request = Request::get("/").body(Full::new(Bytes::new()).map_err(BodyError::from)).unwrap();
-        let problem = fixture.auth.handle(request, route.path, "192.0.2.1".parse().unwrap()).await.unwrap_err();
+        let problem = fixture.auth.handle(request, route.path, [192, 0, 2, 1].into()).await.unwrap_err();
         assert_eq!((problem.code, problem.allow.as_deref()), (Code::MethodNotAllowed, Some("POST")));
     }
     for path in ["", "/", "/login/", "/Login", "/me", "/password"] {

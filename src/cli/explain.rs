@@ -1,7 +1,7 @@
 //! `portcullis explain`: what would happen to a request, and why. Decides nothing and sends nothing.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -330,19 +330,20 @@ fn upstream(
             return Ok(line("refused", &format!("403 {}: {why}", problem.code.as_str()))?);
         }
     };
-    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, config.listeners.first().map_or(0, |l| l.address.port())));
+    let local = config.listeners.iter().find_map(|listener| listener.address.tcp());
+    let client = IpAddr::from(Ipv4Addr::LOCALHOST).into();
     let transport = if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
         Transport::Tls(Arc::default())
     } else {
         Transport::Plain
     };
-    let hop = Hop::new(local, local, &transport);
+    let hop = Hop::new(client, local, &transport);
     let host = effective_host(request.uri(), request.headers())?.value;
     let before: Vec<HeaderName> = request.headers().keys().cloned().collect();
     let forwarded = Forwarded {
         hop: &hop,
         trusted: false,
-        client: local.ip(),
+        client,
         host: host.as_ref(),
         request_id: RequestId::random(),
         trace: TraceContext::random(),
@@ -353,6 +354,7 @@ fn upstream(
         identity: &identity,
         forwarded,
         keep_authorization: upstream.keep_authorization,
+        websocket: false,
         edits,
         // What would be signed stands below: a signature by a key that is not the gateway's shows nothing.
         assertion: None,

@@ -9,19 +9,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::{Color, exit, load_and_note};
-use crate::app::{App, Ended, Options, StartError};
-use crate::config::{Config, Contents, LogFormat};
-use crate::server::Descriptors;
+use crate::app::{App, Ended, Options, StartError, Supervisor};
+use crate::config::{Config, Contents, ListenAddress, Listener, LogFormat};
+use crate::server::{Descriptors, Inherited};
 use crate::telemetry;
 use crate::telemetry::access_log::Sink;
 
 /// Serves the configuration in `path`. Returns the exit code.
 pub fn run(path: &Path) -> u8 {
+    // First of all, as long as there is no other thread.
+    let passed = Inherited::take_all();
     let (config, contents) = match load_and_note(path) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match serve(config, contents) {
+    match serve(config, contents, passed) {
         Ok(Ended::Drained) => exit::FINE,
         Ok(Ended::Cut) => exit::NOT_DRAINED,
         Err(error) => {
@@ -34,7 +36,11 @@ pub fn run(path: &Path) -> u8 {
     }
 }
 
-fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error::Error>> {
+fn serve(
+    config: Config,
+    contents: Contents,
+    passed: Vec<io::Result<Inherited>>,
+) -> Result<Ended, Box<dyn std::error::Error>> {
     let log = telemetry::init(&config.log)?;
     let log_level = log.level.clone();
     let access_log = if config.log.access { Sink::Stdout(config.log.format) } else { Sink::Off };
@@ -45,14 +51,36 @@ fn serve(config: Config, contents: Contents) -> Result<Ended, Box<dyn std::error
     let heard = hear_signals(Arc::clone(&hangups))?;
     raise_descriptors(config.server.limits.connections);
     let watch = Some(contents);
-    let options = Options { access_log, log_level: Some(log_level), watch, hangups, ..Options::default() };
+    let (log_level, inherited) = (Some(log_level), usable(passed, &config.listeners));
+    let supervisor = Supervisor::from_environment(&|name| std::env::var(name).ok())?;
+    let options = Options { access_log, log_level, watch, hangups, inherited, supervisor, ..Options::default() };
     let app = App::start(config, options)?;
     if show_banner {
         io::stderr().write_all(banner(&app, Color::of_stderr()).as_bytes())?;
     } else {
-        tracing::info!(listeners = ?app.listeners(), admin = %app.admin(), "serving");
+        let listeners: Vec<_> = app.listeners().iter().map(ToString::to_string).collect();
+        tracing::info!(?listeners, admin = %app.admin(), "serving");
     }
     Ok(wait(app, &heard))
+}
+
+/// The sockets that can be used of those that were passed to the process. Whoever passed others
+/// expected something of it.
+fn usable(passed: Vec<io::Result<Inherited>>, listeners: &[Listener]) -> Vec<Inherited> {
+    let mut usable = Vec::new();
+    for socket in passed {
+        match socket {
+            Err(error) => tracing::warn!(%error, "a descriptor was passed that is of no use"),
+            Ok(inherited) => {
+                if !listeners.iter().any(|listener| inherited.is_meant_by(&listener.address)) {
+                    let address = inherited.socket.address().map_or_else(|_| "?".to_owned(), |at| at.to_string());
+                    tracing::warn!(%address, name = inherited.name, "a socket was passed that no [[listener]] asks for");
+                }
+                usable.push(inherited);
+            }
+        }
+    }
+    usable
 }
 
 /// Gets as many file descriptors as the process may have, and says so when they are too few.
@@ -129,12 +157,15 @@ fn banner(app: &App, color: Color) -> String {
     let config = app.config();
     let bold = |text: &str| color.bold(text);
     let scheme = |at: usize| match config.listeners.get(at).and_then(|listener| listener.tls.as_ref()) {
-        Some(_) => "https://",
-        None => "http://",
+        Some(_) => "https",
+        None => "http",
     };
-    let listening = app.listeners();
-    let listening: Vec<_> =
-        listening.iter().enumerate().map(|(at, address)| format!("{}{address}", scheme(at))).collect();
+    let listeners = app.listeners();
+    let shown = |(at, address): (usize, &ListenAddress)| match address {
+        ListenAddress::Tcp(address) => format!("{}://{address}", scheme(at)),
+        ListenAddress::Unix(_) | ListenAddress::Inherited(_) => address.to_string(),
+    };
+    let listening: Vec<_> = listeners.iter().enumerate().map(shown).collect();
     let mut lines = vec![
         String::new(),
         format!("  {} {}", bold("Portcullis"), env!("CARGO_PKG_VERSION")),
@@ -150,7 +181,13 @@ fn banner(app: &App, color: Color) -> String {
         lines.push(format!("  pool {:<6} {}, {place}", pool.name, pool.id));
     }
     // curl takes an address without a scheme for plain HTTP.
-    let entry = listening.first().map(|entry| entry.strip_prefix("http://").unwrap_or(entry)).unwrap_or_default();
+    let by_tcp = listeners.iter().position(|address| address.tcp().is_some());
+    let entry = match (by_tcp, listeners.first()) {
+        (Some(at), _) => listening.get(at).map(|entry| entry.strip_prefix("http://").unwrap_or(entry).to_owned()),
+        (None, Some(socket)) => Some(through_socket(socket, scheme(0))),
+        (None, None) => None,
+    };
+    let entry = entry.unwrap_or_default();
     let seeded =
         config.pools.iter().filter_map(|pool| pool.embedded.as_ref()).flat_map(|embedded| &embedded.users).next();
     if let (Some(user), Some(auth)) = (seeded, &config.auth) {
@@ -172,4 +209,10 @@ fn banner(app: &App, color: Color) -> String {
     lines.push(String::new());
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What curl needs in place of an address to reach a unix socket.
+fn through_socket(address: &ListenAddress, scheme: &str) -> String {
+    let path = address.to_string();
+    format!("--unix-socket '{}' {scheme}://localhost", path.trim_start_matches("unix:"))
 }

@@ -52,7 +52,8 @@ pub static LIMITS: Shape = Shape {
     ],
 };
 /// `[[listener]]`.
-pub static LISTENER: Shape = Shape { place: "[[listener]]", keys: &["address", "proxy_protocol", "h2c", "tls"] };
+pub static LISTENER: Shape =
+    Shape { place: "[[listener]]", keys: &["address", "connections", "proxy_protocol", "h2c", "tls"] };
 /// `[listener.tls]`.
 pub static TLS: Shape = Shape {
     place: "[listener.tls]",
@@ -130,6 +131,8 @@ pub static ROUTE: Shape = Shape {
         "stream_grace",
         "body",
         "websocket",
+        "websocket_idle",
+        "origins",
         "limit",
         "request_headers",
         "response_headers",
@@ -200,6 +203,8 @@ const FOREIGN: &[(&Shape, &str, &str)] = &[
     (&LISTENER, "bind", "`address`"),
     (&LISTENER, "addr", "`address`"),
     (&LISTENER, "port", "`address`, an IP address with the port"),
+    (&LISTENER, "maxconn", "`connections`"),
+    (&LISTENER, "max_connections", "`connections`"),
     (&LISTENER, "host", "`address`, an IP address with the port"),
     (&TLS, "certificate", "`certificates`, a list of { chain, key }"),
     (&TLS, "certs", "`certificates`, a list of { chain, key }"),
@@ -359,11 +364,7 @@ use Refused::{All, AllBut, Starting};
 const UNAVAILABLE: &[Unavailable] = &[
     unavailable(&ROOT, "session", All, "[session]"),
     unavailable(&ROOT, "trace", All, "[trace]"),
-    unavailable(&LISTENER, "address", Starting("unix:"), "a listener on a unix socket"),
-    unavailable(&LISTENER, "proxy_protocol", AllBut(&["false"]), "`proxy_protocol`"),
     unavailable(&POOL, "flow", Starting("admin"), "`flow = \"admin\"`"),
-    unavailable(&UPSTREAM, "protocol", AllBut(&["\"http1\""]), "another `protocol` than http1"),
-    unavailable(&ROUTE, "websocket", AllBut(&["false"]), "`websocket`"),
     unavailable(&ROUTE, "on_missing", AllBut(&["\"401\""]), "`on_missing = \"login\"`"),
     unavailable(&AUTH, "limits", All, "`limits` in [auth]"),
     unavailable(&STORE, "kind", AllBut(&["\"memory\""]), "another store than memory"),

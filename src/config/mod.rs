@@ -21,13 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
-use ipnet::IpNet;
 
 pub use crate::config::diagnostic::{Diagnostic, Report, Severity};
 pub use crate::config::edits::{HeaderEdits, Rewrite};
 pub use crate::config::validate::parse;
 pub use crate::config::watch::Contents;
 use crate::es256::SigningKey;
+use crate::http::TrustedProxies;
 use crate::secret::Secret;
 
 /// A file that can be used.
@@ -96,8 +96,8 @@ pub struct Server {
     pub workers: usize,
     /// How long open requests get on shutdown.
     pub drain: Duration,
-    /// Peers whose `X-Forwarded-*` and `Forwarded` are believed. Empty: nobody's.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed.
+    pub trusted_proxies: TrustedProxies,
     /// `[server.limits]`.
     pub limits: Limits,
 }
@@ -107,7 +107,7 @@ pub struct Server {
 pub struct Limits {
     /// Open client connections, over all listeners.
     pub connections: usize,
-    /// A TLS handshake, from the first byte to the last.
+    /// What comes before the first byte of a client's own: a PROXY header and a TLS handshake together.
     pub handshake: Duration,
     /// From the first byte of a request to the end of its head.
     pub request_head: Duration,
@@ -128,14 +128,56 @@ pub struct Limits {
 /// `[[listener]]`: an address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Port 0 takes any free port.
-    pub address: SocketAddr,
+    /// Where it is.
+    pub address: ListenAddress,
+    /// Open connections of this listener. `None`: as many as there may be over all.
+    pub connections: Option<usize>,
+    /// Every connection begins with a PROXY header, which tells whose it is.
+    pub proxy_protocol: bool,
     /// Clients may speak HTTP/2 from the first byte on, without TLS. With TLS, ALPN tells.
     pub h2c: bool,
     /// `[listener.tls]`; absent: plaintext.
     pub tls: Option<Tls>,
     /// A plaintext address that answers everything with a redirect here. Port 0 takes any free port.
     pub redirect_http_from: Option<SocketAddr>,
+}
+
+/// Where a listener is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// An address and a port; port 0 takes any free port.
+    Tcp(SocketAddr),
+    /// `unix:PATH`; a socket of this machine.
+    Unix(PathBuf),
+    /// `systemd:NAME`; a socket that the service manager has opened, wherever that is.
+    Inherited(String),
+}
+
+impl ListenAddress {
+    /// The address, where it has one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) | Self::Inherited(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+/// As in the file.
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Inherited(name) => write!(f, "systemd:{name}"),
+        }
+    }
 }
 
 /// `[listener.tls]`: how the listener speaks TLS.
@@ -345,6 +387,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Where requests go.
     pub servers: Servers,
+    /// How they are spoken to.
+    pub protocol: Protocol,
     /// Which of them takes a request.
     pub balance: Balance,
     /// What the backend gets as `Host`.
@@ -480,6 +524,17 @@ pub struct CertificateFiles {
     pub place: Place,
 }
 
+/// How the servers of an upstream are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN over TLS, with prior knowledge otherwise (RFC 9113 §3.3).
+    Http2,
+    /// Over TLS what the server prefers of both; HTTP/1.1 otherwise.
+    Auto,
+}
+
 /// Which server of an upstream takes the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
@@ -526,6 +581,8 @@ pub struct Route {
     /// How long an answer may go on after its caller's token has expired, or would be refused for
     /// another reason. `None`: to its end.
     pub stream_grace: Option<Duration>,
+    /// WebSockets are taken. `None`: a request for one is an ordinary request.
+    pub websocket: Option<WebSocket>,
     /// How often somebody may ask.
     pub limit: Option<Limit>,
     /// What is changed of the request's headers, after all that the gateway does with them itself.
@@ -536,6 +593,15 @@ pub struct Route {
     pub keep_encoded_slashes: bool,
     /// 1-based line of the `[[route]]` header in the file.
     pub line: usize,
+}
+
+/// `websocket = true` of a route, with what belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebSocket {
+    /// Origins, besides the host's own, whose pages may open one; as browsers write them.
+    pub origins: Vec<HeaderValue>,
+    /// How long nothing may move in either direction.
+    pub idle: Duration,
 }
 
 /// The host a route is for. All text is lower case without port and trailing dot.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Uri};
@@ -138,6 +139,35 @@ pub fn address(text: &str) -> Result<SocketAddr, Invalid> {
         }
         _ => Invalid::new("not an IP address with a port").help(example),
     })
+}
+
+/// Reads the path of a unix socket, which a relative one has within `folder`.
+///
+/// # Errors
+/// When there is none, or one that does not fit into the kernel's address (unix(7)).
+pub fn socket_path(path: &str, folder: &Path) -> Result<PathBuf, Invalid> {
+    const LONGEST: usize = 107;
+    if path.is_empty() {
+        return Err(Invalid::new("the path is missing").help("write unix:/run/app.sock"));
+    }
+    let path = folder.join(path);
+    if path.as_os_str().len() > LONGEST {
+        return Err(Invalid::new("a path of a socket has at most 107 bytes"));
+    }
+    Ok(path)
+}
+
+/// Reads what systemd takes for the name of a descriptor (`FileDescriptorName=` in systemd.socket(5)).
+///
+/// # Errors
+/// When it is something else.
+pub fn descriptor_name(name: &str) -> Result<String, Invalid> {
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b':' || byte == b' ';
+    if name.is_empty() || name.len() > 255 || !name.bytes().all(fits) {
+        let help = "write what FileDescriptorName= of the socket's unit says, for instance \"systemd:web\"";
+        return Err(Invalid::new("not the name of a descriptor").help(help));
+    }
+    Ok(name.to_owned())
 }
 
 /// Reads `"10.0.0.0/8"`, or a single address.

@@ -34,6 +34,11 @@ impl Deadline {
         })
     }
 
+    /// Ready when the time is over.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().map_or(Poll::Pending, |end| end.as_mut().poll(cx))
+    }
+
     /// The answer, which is cut when the time is over.
     pub(super) fn watch(self, response: Response<Body>) -> Response<Body> {
         match self.0 {

@@ -131,6 +131,8 @@ pub(super) struct Life {
     certificate: Option<Arc<str>>,
     /// How long it may go on afterwards.
     grace: Duration,
+    /// It is a WebSocket.
+    is_tunnel: bool,
     /// When it ends, and why.
     end: Option<(Timestamp, &'static str)>,
     seat: Option<usize>,
@@ -157,9 +159,17 @@ impl Life {
         let Held { permit, grace } = held;
         let certificate = permit.certificate().cloned();
         let principal = permit.into_principal();
-        let mut life = Self { worker, gateway, principal, certificate, grace, end: None, seat: None, beat: 0 };
+        let is_tunnel = false;
+        let mut life =
+            Self { worker, gateway, principal, certificate, grace, is_tunnel, end: None, seat: None, beat: 0 };
         life.end = life.expiry();
         life
+    }
+
+    /// The same for a WebSocket, which its route has to take as such.
+    pub(super) fn of_tunnel(mut self) -> Self {
+        self.is_tunnel = true;
+        self
     }
 
     /// Ready when the stream has to end, with the reason. `cx` is woken when that may be so.
@@ -236,6 +246,9 @@ impl Life {
         // What HTTP/2 has as CONNECT is a GET to routes (RFC 8441 §4).
         let method = if record.method == Method::CONNECT { &Method::GET } else { &record.method };
         let route = gateway.routes.find(&host, &path, method).map_err(|_miss| UNROUTED)?;
+        if self.is_tunnel && route.config.websocket.is_none() {
+            return Err("websocket");
+        }
         let credential = principal.map_or(Credential::Absent, Credential::Accepted);
         let permit = authorize(&route.config.access, &credential, self.certificate.as_ref())
             .map_err(|denial| denial.as_str())?;
@@ -304,7 +317,7 @@ impl Ending {
 /// The body of an answer, for as long as its caller may have it.
 #[derive(Debug)]
 pub struct Lasting {
-    /// `None` once it ended early.
+    /// `None` once it ended early, and where there is none.
     body: Option<RecordedBody<Body>>,
     life: Option<Life>,
     ending: Ending,
@@ -322,6 +335,11 @@ impl Lasting {
             Body::Empty | Body::Full(_) => (None, Ending::Cut),
         };
         record.answer(response).map(|body| Self { body: Some(body), life, ending })
+    }
+
+    /// An answer that begins a WebSocket: what follows it is none of an answer's business.
+    pub(super) fn switch(response: Response<Body>) -> Response<Self> {
+        response.map(|_empty| Self { body: None, life: None, ending: Ending::Cut })
     }
 
     fn end(&mut self, reason: &'static str) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -368,8 +386,7 @@ impl HttpBody for Lasting {
     }
 
     fn is_end_stream(&self) -> bool {
-        // One that was cut has not ended.
-        self.body.as_ref().is_some_and(HttpBody::is_end_stream)
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

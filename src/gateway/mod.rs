@@ -4,28 +4,35 @@
 //! and moves the record into it. `respond` is the way of a request from top to bottom.
 
 mod deadline;
+mod grpc;
+mod handshake;
 pub mod host;
 mod lifetime;
 mod own;
 mod panic;
 mod redirect;
 pub mod route;
+mod tunnel;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 
 use self::deadline::Deadline;
+use self::grpc::{Told, Tongue};
+use self::handshake::Handshake;
 use self::host::effective_host;
 use self::lifetime::{Held, Lasting, Life, Register};
 use self::own::Own;
 use self::route::{Miss, Pattern, Routes};
+use self::tunnel::Ends;
 use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
@@ -33,7 +40,7 @@ use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
-use crate::http::{Body, ConnInfo, Transport, client_addr, first, is_trusted};
+use crate::http::{Body, ConnInfo, Peer, Transport, client_addr, first};
 use crate::limit::{Key, Limiter};
 use crate::path::{self, Ambiguity, NormalPath};
 use crate::problem::{Code, Problem};
@@ -204,6 +211,21 @@ pub struct Client {
     hop: Hop,
 }
 
+/// An answer, and what is to come of it.
+struct Answered {
+    response: Response<Body>,
+    /// What its caller was let in with.
+    held: Option<Held>,
+    /// It begins a WebSocket.
+    ends: Option<Box<Ends>>,
+}
+
+impl From<Response<Body>> for Answered {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, held: None, ends: None }
+    }
+}
+
 impl Worker {
     /// A worker that follows `snapshot`. It belongs to the thread that makes it.
     pub fn new(snapshot: Arc<ArcSwap<Gateway>>, log: AccessLog, clock: Clock) -> Self {
@@ -212,8 +234,9 @@ impl Worker {
     }
 
     /// Answers a request; cannot fail.
-    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Lasting> {
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &request);
+    async fn handle(self: Rc<Self>, client: Rc<Client>, request: Request<RequestBody>) -> Response<Told<Lasting>> {
+        let tongue = Tongue::of(&request);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &request);
         record.tls = client.info.transport.tls().map(|session| session.version);
         let gateway = self.gateway();
         let answer = {
@@ -224,8 +247,16 @@ impl Worker {
             self.log.metrics().panics.inc();
             Err(Problem { close: true, ..Problem::from(Code::Internal).because("panic") })
         });
-        let (response, held) = response.unwrap_or_else(|problem| (problem_response(&problem, &mut record), None));
-        Lasting::answer(record, response, || held.map(|held| Life::new(self, gateway, held)))
+        let Answered { response, held, ends } =
+            response.unwrap_or_else(|problem| problem_response(&problem, tongue, &mut record).into());
+        let Some(ends) = ends else {
+            let life = || held.map(|held| Life::new(self, gateway, held));
+            return tongue.told(Lasting::answer(record, response, life));
+        };
+        record.switch(response.status());
+        let life = held.map(|held| Life::new(self, gateway, held).of_tunnel());
+        tokio::task::spawn_local(ends.carry(record, life));
+        tongue.told(Lasting::switch(response))
     }
 
     /// The configuration in force.
@@ -233,33 +264,33 @@ impl Worker {
         Arc::clone(self.snapshot.borrow_mut().load())
     }
 
-    /// The way of a request, from top to bottom. With the answer comes what its caller was let in with.
+    /// The way of a request, from top to bottom.
     async fn respond(
         &self,
         gateway: &Gateway,
         client: &Client,
         mut request: Request<RequestBody>,
         record: &mut Record,
-    ) -> Result<(Response<Body>, Option<Held>), Problem> {
+    ) -> Result<Answered, Problem> {
         let head = request.headers();
-        let trusted = is_trusted(client.info.peer.ip(), &gateway.server.trusted_proxies);
+        let trusted = gateway.server.trusted_proxies.contains(client.info.peer);
         if trusted {
-            record.client = client_addr(client.info.peer.ip(), head, &gateway.server.trusted_proxies);
+            record.client = client_addr(client.info.peer, head, &gateway.server.trusted_proxies);
             continue_names(record, head);
         }
-        if request.method() == Method::CONNECT {
-            let refused = Problem::from(Code::MethodNotAllowed).because("connect");
-            // RFC 9110 §15.5.6 asks for a list, although no resource is meant.
-            let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
-            return Err(Problem { close: true, allow, ..refused });
+        let extended = request.body().is_connect();
+        if request.method() == Method::CONNECT && !extended {
+            return Err(no_connect());
         }
+        // RFC 8441 §4: what HTTP/1.1 asks for with GET.
+        let method = if extended { &Method::GET } else { request.method() };
         let host = effective_host(request.uri(), head)?;
         match &client.info.transport {
             Transport::Plain => {}
             Transport::Tls(session) if session.zone.load().contains(&host.name) => {}
             Transport::Tls(_) => return Err(Problem::from(Code::Misdirected).because("tls_zone")),
             Transport::Redirect(port) => {
-                return Ok((redirect::to_https(&host, *port, request.uri(), record.request_id)?, None));
+                return Ok(redirect::to_https(&host, *port, request.uri(), record.request_id)?.into());
             }
         }
         let path = path::normalize(request.uri().path())?;
@@ -267,17 +298,24 @@ impl Worker {
         if let Some(auth) = &gateway.auth
             && let Some(below) = auth.serves(&host.name, &path.text)
         {
+            if extended {
+                return Err(no_connect());
+            }
             let asked = Own { auth, below: below.to_owned(), host: host.value.clone(), trusted };
-            return Ok((Box::pin(gateway.answer(asked, request, record)).await?, None));
+            return Ok(Box::pin(gateway.answer(asked, request, record)).await?.into());
         }
 
-        let route = gateway.routes.find(&host.name, &path, request.method())?;
+        let route = gateway.routes.find(&host.name, &path, method)?;
         record.route = Some(Arc::clone(&route.metrics));
         let mut deadline = Deadline::after(route.config.timeout);
         check_length(route.config.body, request.body())?;
 
+        let handshake = Handshake::read(&request, extended, route.config.websocket.as_ref(), host.value.as_ref())?;
+
+        let credential = handshake.as_ref().and_then(|handshake| handshake.credential.as_ref());
         let certificate = client.info.transport.tls().and_then(|session| session.client_subject.as_ref());
-        let asked = Asked { host: &host.name, path: &path, method: request.method(), headers: head, certificate };
+        let headers = credential.unwrap_or(head);
+        let asked = Asked { host: &host.name, path: &path, method, headers, certificate };
         let (permit, rewritten) = deadline.before(pin!(gateway.decide(route, &asked, record))).await?;
         let sent = match &rewritten {
             Some(rewritten) => path::normalize(rewritten)?,
@@ -293,6 +331,7 @@ impl Worker {
             request_id: record.request_id,
             trace: record.trace,
         };
+        let switch = handshake.as_ref().map(|handshake| upstream::Handshake::new(handshake.key.clone()));
         let upstream = &route.upstream;
         let keep_authorization = upstream.config().keep_authorization;
         let exchange = Exchange {
@@ -301,6 +340,7 @@ impl Worker {
             managed: gateway.identity.managed(),
             body_stall: gateway.server.limits.body_stall,
             affinity: affinity(upstream.config().balance, &permit, record.client),
+            handshake: switch.as_ref(),
         };
         if let Some(target) = target {
             *request.uri_mut() = target;
@@ -310,23 +350,38 @@ impl Worker {
             body.set_limit(route.config.body.unwrap_or(u64::MAX));
             body.count_into(record.count_in());
         }
-        let edits = &route.config.request_headers;
+        let (handshake, client_end) = match handshake {
+            Some(handshake) => (Some(handshake.prepare(&mut request)), request.body_mut().upgrade()),
+            None => (None, None),
+        };
+        let (websocket, edits) = (handshake.is_some(), &route.config.request_headers);
         let assertion = route.assertion.as_ref().map(|assertion| (assertion, record.time));
         let identity = &gateway.identity;
-        let vetted = stamp(request, &permit, &Stamp { identity, forwarded, keep_authorization, edits, assertion })?;
+        let stamp_with = Stamp { identity, forwarded, keep_authorization, websocket, edits, assertion };
+        let vetted = stamp(request, &permit, &stamp_with)?;
 
         record.upstream = Some(Arc::clone(&upstream.config().name));
         let mut timing = Noted { timing: Timing::default(), record };
         let answer = vetted.send(upstream, &self.connections, &exchange, &mut timing.timing);
         let mut response = deadline.before(pin!(answer)).await?;
         route.config.response_headers.apply(response.headers_mut());
-        Ok((deadline.watch(response), Held::new(permit, route.config.stream_grace)))
+        let held = Held::new(permit, route.config.stream_grace);
+        let tunnel = match handshake {
+            Some(handshake) => handshake.conclude(&mut response, switch.and_then(upstream::Handshake::into_tunnel))?,
+            None => None,
+        };
+        let Some((upstream, client)) = tunnel.zip(client_end) else {
+            return Ok(Answered { response: deadline.watch(response), held, ends: None });
+        };
+        let idle = route.config.websocket.as_ref().map_or(Duration::MAX, |config| config.idle);
+        let ends = Ends { client, upstream, deadline, idle, stall: gateway.server.limits.body_stall };
+        Ok(Answered { response, held, ends: Some(Box::new(ends)) })
     }
 }
 
 impl Service for Worker {
     type Client = Client;
-    type Body = Lasting;
+    type Body = Told<Lasting>;
 
     fn connected(&self, info: ConnInfo) -> Client {
         Client { hop: Hop::new(info.peer, info.local, &info.transport), info }
@@ -344,29 +399,39 @@ impl Service for Worker {
         // There is no request to take these from, so the line says that there was none.
         let mut nothing = Request::new(());
         *nothing.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), &nothing);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, &nothing);
         record.path = Path::default();
         record.tls = client.info.transport.tls().map(|session| session.version);
-        let response = problem_response(&refusal.into(), &mut record);
-        Lasting::answer(record, response, || None)
+        let response = problem_response(&refusal.into(), Tongue::Http, &mut record);
+        Tongue::Http.told(Lasting::answer(record, response, || None))
     }
 
     fn refuse_request<B>(&self, client: &Client, request: &Request<B>, refusal: Refusal) -> Response<Self::Body> {
-        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer.ip(), request);
+        let mut record = Record::begin(&self.log, self.clock.now(), client.info.peer, request);
+        let tongue = Tongue::of(request);
         record.tls = client.info.transport.tls().map(|session| session.version);
-        let response = problem_response(&refusal.into(), &mut record);
-        Lasting::answer(record, response, || None)
+        let response = problem_response(&refusal.into(), tongue, &mut record);
+        tongue.told(Lasting::answer(record, response, || None))
     }
 }
 
+/// A CONNECT that is not the beginning of a WebSocket.
+fn no_connect() -> Problem {
+    let refused = Problem::from(Code::MethodNotAllowed).because("connect");
+    // RFC 9110 §15.5.6 asks for a list, although no resource is meant.
+    let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+    Problem { close: true, allow, ..refused }
+}
+
 /// What `balance = "hash"` goes by: the user, or the address of a client that is nobody.
-fn affinity(balance: Balance, permit: &Permit, client: IpAddr) -> u64 {
+fn affinity(balance: Balance, permit: &Permit, client: Peer) -> u64 {
     match (balance, permit.principal()) {
         (Balance::Least | Balance::RoundRobin, _) => 0,
         (Balance::Hash, Some(principal)) => upstream::affinity(principal.subject().as_bytes()),
-        (Balance::Hash, None) => match client.to_canonical() {
-            IpAddr::V4(address) => upstream::affinity(&address.octets()),
-            IpAddr::V6(address) => upstream::affinity(&address.octets()),
+        (Balance::Hash, None) => match client {
+            Peer::Ip(IpAddr::V4(address)) => upstream::affinity(&address.octets()),
+            Peer::Ip(IpAddr::V6(address)) => upstream::affinity(&address.octets()),
+            Peer::Unix | Peer::Unknown => upstream::affinity(b""),
         },
     }
 }
@@ -419,12 +484,16 @@ fn upstream_target(uri: &http::Uri, path: &NormalPath<'_>) -> Result<Option<http
     }
 }
 
-fn problem_response(problem: &Problem, record: &mut Record) -> Response<Body> {
+fn problem_response(problem: &Problem, tongue: Tongue, record: &mut Record) -> Response<Body> {
     record.code = Some(problem.code.as_str());
     record.reason = Some(problem.reason.clone());
-    let mut response = problem.response(record.request_id.as_str());
+    let mut response = match tongue {
+        Tongue::Http => problem.response(record.request_id.as_str()),
+        Tongue::Grpc | Tongue::GrpcToTheEnd => problem.grpc_response(),
+    };
     let id: HeaderValue = record.request_id.header_value();
     response.headers_mut().insert(X_REQUEST_ID, id);
+    handshake::name_version(problem, response.headers_mut());
     response
 }
 

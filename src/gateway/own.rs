@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 
+use super::grpc::Tongue;
 use super::host::effective_host;
 use super::{Asked, Gateway, problem_response};
 use crate::access::Permit;
@@ -48,7 +49,8 @@ impl Gateway {
                 Some(response) => response,
                 None => {
                     let answer = auth.handle(request, &below, record.client).await;
-                    let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, record));
+                    let mut response =
+                        answer.unwrap_or_else(|problem| problem_response(&problem, Tongue::Http, record));
                     crossing.apply(response.headers_mut());
                     response
                 }

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::io::Meter;
+use super::upgrade::{Connect, Upgrade};
 use crate::http::BodyError;
 
 /// A client's request body.
@@ -37,7 +38,28 @@ impl RequestBody {
     /// A body among others on its connection. It may stall for so long; if it is left before its end,
     /// the rest of it goes to `rest`.
     pub(crate) fn with_timer(inner: Incoming, stall: Duration, rest: Leftover) -> Self {
-        Self::with(inner, Wait::Timed(Box::new(Timer { stall, alarm: None, since: None, rest })))
+        Self::with(inner, Wait::Timed(Box::new(Timer { stall, alarm: None, since: None, rest, connect: None })))
+    }
+
+    /// The same for an extended CONNECT, which has no body: its stream can become one of bytes.
+    pub(super) fn connecting(inner: Incoming, connect: Connect) -> Self {
+        let timer =
+            Timer { connect: Some(connect), stall: Duration::ZERO, alarm: None, since: None, rest: Rc::default() };
+        Self::with(inner, Wait::Timed(Box::new(timer)))
+    }
+
+    /// Whether the request is an extended CONNECT for a WebSocket (RFC 8441).
+    pub fn is_connect(&self) -> bool {
+        matches!(&self.wait, Wait::Timed(timer) if timer.connect.is_some())
+    }
+
+    /// The connection itself, for an answer that switches protocols. `None` where there is none: a
+    /// stream of HTTP/2 that nobody asked to become one.
+    pub fn upgrade(&mut self) -> Option<Upgrade> {
+        match &mut self.wait {
+            Wait::Metered(meter) => Some(Upgrade::of_connection(meter)),
+            Wait::Timed(timer) => timer.connect.take().map(Upgrade::of_stream),
+        }
     }
 
     fn with(inner: Incoming, wait: Wait) -> Self {
@@ -121,6 +143,7 @@ struct Timer {
     alarm: Option<Pin<Box<Sleep>>>,
     since: Option<Instant>,
     rest: Leftover,
+    connect: Option<Connect>,
 }
 
 impl Wait {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::body::{Answer, Exchange, RequestBody};
 use super::framing::{HeadLimits, MAX_HEADERS, Refusal};
 use super::io::{Expired, Guarded, Meter, Patience};
+use super::upgrade::hand_over;
 use crate::http::{BodyError, ConnInfo};
 
 /// What answers requests. One value serves all connections of a worker.
@@ -57,7 +58,7 @@ pub struct ConnectionLimits {
     pub head: HeadLimits,
     /// The time things may take.
     pub patience: Patience,
-    /// The time a TLS handshake may take.
+    /// The time that a PROXY header and a TLS handshake may take together.
     pub handshake: Duration,
     /// Requests that may be open at once on one HTTP/2 connection.
     pub h2_streams: u32,
@@ -78,7 +79,7 @@ pub enum Lifecycle {
 const HYPER_HEADERS: usize = 100;
 
 /// Serves HTTP/1.1 (and 1.0) on a socket until either side ends it.
-pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: I,
     info: ConnInfo,
     service: Rc<S>,
@@ -108,6 +109,19 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     );
     let draining = pin!(lifecycle.wait_for(|step| *step >= Lifecycle::Draining));
     let expired = watch_over(&mut connection, &meter, &limits.patience, draining).await;
+    if meter.has_switched() {
+        let parts = connection.into_parts();
+        // What a client sends before it has the 101 is meant for whoever it takes this to be (RFC 6455
+        // §4.1): the other end must not get it.
+        if let Some(switch) = meter.take_switch()
+            && parts.read_buf.is_empty()
+            && meter.refusal().is_none()
+        {
+            let stream = parts.io.into_inner().into_inner();
+            Box::pin(hand_over(stream, progress.0.as_ref().clone(), switch)).await;
+        }
+        return;
+    }
     let refusal = match expired {
         Some(Expired::Head) => Some(Refusal::HeadTimeout),
         _ => meter.refusal(),
@@ -147,7 +161,10 @@ where
             connection.finish();
         }
         loop {
-            if Pin::new(&mut *connection).poll(cx).is_ready() {
+            if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
+                if ended.is_err() {
+                    drop(meter.take_switch());
+                }
                 return Poll::Ready(None);
             }
             // The alarm is moved forward only when something is due before it rings. Most requests
@@ -205,7 +222,7 @@ fn exchange<S: Service>(
     let answer = Box::pin(service.call(client, request.map(|body| RequestBody::new(body, meter))));
     async move {
         let mut answer = answer.await;
-        if progress.is_draining() {
+        if progress.is_draining() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(answer.map(|body| Answer::new(body, busy)))

@@ -31,10 +31,10 @@ pub enum Entrance {
 }
 
 /// What a client gets that is one too many. It must not hold a place for long: there are none.
-const FAREWELL: Duration = Duration::from_millis(200);
+pub(super) const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Serves a connection from its first byte on.
-pub(super) async fn enter<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn enter<S: Service, I: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: I,
     info: ConnInfo,
     entrance: Entrance,
@@ -132,7 +132,7 @@ async fn shake<I: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Serves whichever of the two the client begins with.
-async fn serve_either<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
+async fn serve_either<S: Service, I: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: I,
     info: ConnInfo,
     service: Rc<S>,

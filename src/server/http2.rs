@@ -20,9 +20,11 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper::rt::bounds::Http2ServerConnExec;
 use hyper::server::conn::http2;
 use hyper::service::{HttpService, service_fn};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -32,7 +34,29 @@ use self::io::{Expired, Pulse, Watched};
 use self::stream::{Answer, Exchange, Tasks};
 use super::body::{Leftover, RequestBody};
 use super::connection::{ConnectionLimits, Lifecycle, Service};
+use super::upgrade::Connect;
 use crate::http::ConnInfo;
+
+/// A door for the fuzz target of the frame counter, which is nobody else's business.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use tokio::time::Instant;
+
+    use super::frames::{Flood, Tracker};
+
+    /// Feeds the bytes of a connection in pieces of this size while time stands still. Gives what
+    /// ended it, if anything, and whether a header block is open at the end.
+    pub fn frames(bytes: &[u8], piece: usize) -> (Option<&'static str>, bool) {
+        let now = Instant::now();
+        let mut tracker = Tracker::new(now);
+        let fed = bytes.chunks(piece.max(1)).try_for_each(|piece| tracker.feed(piece, &|| now));
+        let flood = fed.err().map(|flood| match flood {
+            Flood::Control => "control",
+            Flood::Reset => "reset",
+        });
+        (flood, tracker.in_head())
+    }
+}
 
 /// What every client says first (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -61,7 +85,7 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
     info: ConnInfo,
     service: Rc<S>,
     limits: ConnectionLimits,
-    mut lifecycle: watch::Receiver<Lifecycle>,
+    lifecycle: watch::Receiver<Lifecycle>,
 ) {
     let client = Rc::new(service.connected(info));
     let watched = Watched::new(stream);
@@ -82,17 +106,21 @@ pub(crate) async fn serve<S: Service, I: AsyncRead + AsyncWrite + Unpin>(
         .max_header_list_size(u32::try_from(limits.head.bytes).unwrap_or(u32::MAX).saturating_mul(2))
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_RESETS)
+        // RFC 8441; whether a route takes it is not known here.
+        .enable_connect_protocol()
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_WAIT);
     let mut connection = pin!(protocol.serve_connection(
         TokioIo::new(watched),
-        service_fn(|request| {
+        service_fn(|mut request| {
             let (offer, busy) = (tasks.begin(), Exchange::begin(Rc::clone(&pulse)));
-            let answer = answer(Rc::clone(&service), Rc::clone(&client), request, limits, offer.rest());
+            let connect = connect(&mut request, &lifecycle, &pulse);
+            let answer = answer(Rc::clone(&service), Rc::clone(&client), request, (limits, offer.rest()), connect);
             async move { Ok::<_, Infallible>(answer.await.map(|body| Answer::new(body, offer, busy))) }
         }),
     ));
-    let mut draining = pin!(lifecycle.wait_for(|step| *step >= Lifecycle::Draining));
+    let mut drain = lifecycle.clone();
+    let mut draining = pin!(drain.wait_for(|step| *step >= Lifecycle::Draining));
     let (patience, mut finishing, mut drained) = (&limits.patience, false, false);
     let mut alarm = pin!(sleep_until(Instant::now() + patience.request_head));
     let cut = poll_fn(|cx| {
@@ -153,16 +181,31 @@ where
     connection.graceful_shutdown();
 }
 
+/// The stream of an extended CONNECT for a WebSocket (RFC 8441 §5); any other CONNECT has none to give.
+fn connect(
+    request: &mut Request<Incoming>,
+    lifecycle: &watch::Receiver<Lifecycle>,
+    pulse: &Rc<Pulse>,
+) -> Option<Connect> {
+    if *request.method() != Method::CONNECT {
+        return None;
+    }
+    let protocol = request.extensions_mut().remove::<Protocol>()?;
+    let stream = request.extensions_mut().remove::<OnUpgrade>()?;
+    let open = Box::new(Exchange::begin(Rc::clone(pulse)));
+    (protocol.as_str() == "websocket").then(|| Connect { stream, lifecycle: lifecycle.clone(), open })
+}
+
 /// One request and its answer; no body for HEAD, which hyper would send in HTTP/2.
 async fn answer<S: Service>(
     service: Rc<S>,
     client: Rc<S::Client>,
     mut request: Request<Incoming>,
-    limits: ConnectionLimits,
-    rest: Leftover,
+    (limits, rest): (ConnectionLimits, Leftover),
+    connect: Option<Connect>,
 ) -> Response<Option<S::Body>> {
     let is_head = request.method() == Method::HEAD;
-    let mut response = match head::vet(&mut request, limits.head) {
+    let mut response = match head::vet(&mut request, connect.is_some(), limits.head) {
         Err(refusal) => {
             let response = service.refuse_request(&client, &request, refusal);
             *rest.borrow_mut() = Some(request.into_body());
@@ -170,7 +213,11 @@ async fn answer<S: Service>(
         }
         Ok(()) => {
             let stall = limits.patience.body_stall;
-            let answer = service.call(client, request.map(|body| RequestBody::with_timer(body, stall, rest)));
+            let request = request.map(|body| match connect {
+                Some(connect) => RequestBody::connecting(body, connect),
+                None => RequestBody::with_timer(body, stall, rest),
+            });
+            let answer = service.call(client, request);
             // What a request needs is given back with the request.
             Box::pin(answer).await
         }

@@ -9,9 +9,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::framing::{HeadLimits, Refusal, Tracker};
+use super::upgrade::Upgraded;
 
 /// Bytes of several pieces that are written as one: for so few, the copy costs less than what the
 /// system does for a list of pieces.
@@ -66,6 +68,10 @@ pub(crate) struct Meter {
     held_reader: RefCell<Option<Waker>>,
     stalled: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
+    /// The present answer is the last thing that is HTTP here.
+    switched: Cell<bool>,
+    /// Who gets the connection then.
+    switch: RefCell<Option<oneshot::Sender<Upgraded>>>,
 }
 
 impl Meter {
@@ -78,6 +84,8 @@ impl Meter {
             held_reader: RefCell::new(None),
             stalled: Cell::new(false),
             refusal: Cell::new(None),
+            switched: Cell::new(false),
+            switch: RefCell::new(None),
         }
     }
 
@@ -121,6 +129,22 @@ impl Meter {
     /// Why the connection must end, once the tracker has said so.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.refusal.get()
+    }
+
+    /// The present answer switches to another protocol. From here on nothing is read as HTTP.
+    pub(super) fn switch(&self, to: oneshot::Sender<Upgraded>) {
+        self.switched.set(true);
+        *self.switch.borrow_mut() = Some(to);
+    }
+
+    /// Whether an answer has switched to another protocol.
+    pub(super) fn has_switched(&self) -> bool {
+        self.switched.get()
+    }
+
+    /// Who gets the connection, unless something of the answer is still to be written.
+    pub(super) fn take_switch(&self) -> Option<oneshot::Sender<Upgraded>> {
+        self.switch.borrow_mut().take().filter(|_| self.write_blocked.get().is_none())
     }
 
     /// The next moment at which something has lasted too long, and what.
@@ -223,6 +247,10 @@ impl<S> Guarded<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.meter.has_switched() {
+            // What comes now is not hyper's, which is about to end.
+            return Poll::Pending;
+        }
         if self.broken_body || self.meter.refusal().is_some() {
             return self.poll_refused(cx);
         }

@@ -5,24 +5,23 @@
 //! needs a lock or a wake-up from another core.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use prometheus_client::metrics::family::Family;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::connection::{ConnectionLimits, Lifecycle, Service};
-use super::entrance::{Entrance, enter, turn_away};
-use crate::http::{ConnInfo, Transport};
-use crate::telemetry::metrics::{Level, Listener, Metrics};
-
-/// Connections that the kernel holds until they are accepted.
-const BACKLOG: i32 = 4096;
+use super::entrance::{Entrance, FAREWELL, enter, turn_away};
+use super::proxied::introduce;
+use super::socket::{Accepted, ListeningSocket};
+use crate::http::{ConnInfo, Transport, TrustedProxies};
+use crate::telemetry::metrics::{Count, Level, Listener, ListenerReason, Metrics};
 
 /// The threads that serve connections.
 #[derive(Debug)]
@@ -37,27 +36,40 @@ pub struct Workers {
 pub struct Inboxes(Arc<[Slot]>);
 
 /// What a new connection may take, and whether there may be one more.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Admission {
     /// Open connections, over all listeners.
     pub most: usize,
     /// What each of them may take.
     pub limits: ConnectionLimits,
+    /// Whose PROXY headers are believed.
+    pub trusted: Arc<TrustedProxies>,
+}
+
+/// What holds for the connections of one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Open connections of this listener. `None`: as many as there may be over all.
+    pub most: Option<usize>,
+    /// They begin with a PROXY header, from a trusted proxy.
+    pub proxy_protocol: bool,
 }
 
 /// A worker, seen from the accept loops.
 #[derive(Debug)]
 struct Slot {
-    inbox: mpsc::UnboundedSender<Accepted>,
+    inbox: mpsc::UnboundedSender<Arrival>,
     open: Arc<AtomicUsize>,
 }
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
-struct Accepted {
-    stream: TcpStream,
+struct Arrival {
+    stream: Accepted,
     info: ConnInfo,
     entrance: Entrance,
+    /// Where it is counted if it does not begin with a PROXY header, where it has to.
+    proxied: Option<Family<ListenerReason, Count>>,
     /// The most connections there may be are already open: it only gets to hear so.
     overloaded: bool,
     limits: ConnectionLimits,
@@ -147,36 +159,56 @@ impl Inboxes {
     /// When the listener cannot be polled.
     pub fn accept(
         &self,
-        listener: TcpListener,
+        listener: ListeningSocket,
         entrance: Entrance,
+        terms: Terms,
         admission: watch::Receiver<Admission>,
         metrics: &Metrics,
         mut lifecycle: watch::Receiver<Lifecycle>,
     ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-        listener.set_nonblocking(true)?;
-        let local = listener.local_addr()?;
-        let name: Arc<str> = local.to_string().into();
+        let address = listener.address()?;
+        let name: Arc<str> = address.to_string().into();
         let gauge = metrics.connections.get_or_create_owned(&Listener::new(Arc::clone(&name)));
+        let proxied = terms.proxy_protocol.then(|| metrics.proxy_refused.clone());
         let slots = Arc::clone(&self.0);
+        let local = address.tcp();
         let transport = match entrance {
             Entrance::Redirect(port) => Transport::Redirect(port),
             // It is `Tls` when hands have been shaken.
             Entrance::Plain { .. } | Entrance::Tls(_) => Transport::Plain,
         };
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = listener.into_acceptor()?;
         Ok(async move {
             loop {
                 let accepted = tokio::select! {
                     biased;
                     _ = lifecycle.wait_for(|step| *step >= Lifecycle::Draining) => return,
-                    // The socket leaves this runtime again: it belongs to the one of its worker.
-                    accepted = listener.accept() => accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))),
+                    accepted = listener.accept() => accepted,
                 };
                 match accepted {
                     Ok((stream, peer)) => {
                         let info = ConnInfo { peer, local, listener: Arc::clone(&name), transport: transport.clone() };
-                        let (entrance, lifecycle) = (entrance.clone(), lifecycle.clone());
-                        hand_over(&slots, stream, (info, entrance), *admission.borrow(), lifecycle, gauge.clone());
+                        let admission = admission.borrow().clone();
+                        if let Some(refused) = proxied.as_ref().filter(|_| !admission.trusted.contains(peer)) {
+                            count_refusal(refused, &info, "untrusted");
+                            continue;
+                        }
+                        // The gauge counts those of before a reload, too: they are open.
+                        let full =
+                            terms.most.is_some_and(|most| usize::try_from(gauge.get()).is_ok_and(|open| open >= most));
+                        let overloaded = full || open(&slots) >= admission.most;
+                        let (entrance, proxied) = (entrance.clone(), proxied.clone());
+                        let (limits, lifecycle) = (admission.limits, lifecycle.clone());
+                        hand_over(&slots, &gauge, |place| Arrival {
+                            stream,
+                            info,
+                            entrance,
+                            proxied,
+                            overloaded,
+                            limits,
+                            lifecycle,
+                            place,
+                        });
                     }
                     Err(error) => {
                         tracing::warn!(%error, listener = %name, "a connection could not be accepted");
@@ -189,50 +221,23 @@ impl Inboxes {
     }
 }
 
-/// A listening socket. Binding is apart from accepting so that a port that is taken is found before
-/// anything else starts.
-///
-/// # Errors
-/// When the address is taken or not this machine's.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        // `[::]` and `0.0.0.0` are two listeners, so that both can be configured.
-        socket.set_only_v6(true)?;
-    }
-    // A restart must not wait for the old process's closed connections to be forgotten.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 fn open(slots: &[Slot]) -> usize {
     slots.iter().map(|slot| slot.open.load(Ordering::Relaxed)).sum()
 }
 
 /// Gives a connection to the worker with the fewest.
-fn hand_over(
-    slots: &[Slot],
-    stream: TcpStream,
-    (info, entrance): (ConnInfo, Entrance),
-    admission: Admission,
-    lifecycle: watch::Receiver<Lifecycle>,
-    gauge: Level,
-) {
-    let Admission { most, limits } = admission;
-    let overloaded = open(slots) >= most;
+fn hand_over(slots: &[Slot], gauge: &Level, arrival: impl FnOnce(Place) -> Arrival) {
     let Some(slot) = slots.iter().min_by_key(|slot| slot.open.load(Ordering::Relaxed)) else { return };
     slot.open.fetch_add(1, Ordering::Relaxed);
     gauge.inc();
-    let place = Place { open: Arc::clone(&slot.open), gauge };
+    let place = Place { open: Arc::clone(&slot.open), gauge: gauge.clone() };
     // A worker that is gone is one that stops: the connection closes with the message.
-    slot.inbox.send(Accepted { stream, info, entrance, overloaded, limits, lifecycle, place }).unwrap_or_default();
+    slot.inbox.send(arrival(place)).unwrap_or_default();
 }
 
 /// One worker's life.
 async fn run<S: Service>(
-    mut accepted: mpsc::UnboundedReceiver<Accepted>,
+    mut accepted: mpsc::UnboundedReceiver<Arrival>,
     service: Rc<S>,
     mut lifecycle: watch::Receiver<Lifecycle>,
 ) {
@@ -263,15 +268,35 @@ async fn run<S: Service>(
     }
 }
 
-async fn begin<S: Service>(accepted: Accepted, service: Rc<S>) {
-    let Accepted { stream, info, entrance, overloaded, limits, lifecycle, place } = accepted;
-    let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-    match stream {
-        Err(error) => tracing::debug!(%error, "a connection was gone before it began"),
-        Ok(stream) if overloaded => Box::pin(turn_away(stream, info, entrance, &*service, lifecycle)).await,
-        Ok(stream) => enter(stream, info, entrance, service, limits, lifecycle).await,
+async fn begin<S: Service>(arrival: Arrival, service: Rc<S>) {
+    let Arrival { stream, mut info, entrance, proxied, overloaded, mut limits, lifecycle, place } = arrival;
+    let mut stream = match stream.into_stream() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection was gone before it began"),
+    };
+    if let Some(refused) = proxied {
+        let deadline = Instant::now() + if overloaded { FAREWELL } else { limits.handshake };
+        // Apart, so that other connections do not take the room that reading it takes.
+        let introduced = Box::pin(introduce(&mut stream, &mut info, deadline, lifecycle.clone())).await;
+        if let Err(why) = introduced {
+            if let Some(reason) = why.as_str() {
+                count_refusal(&refused, &info, reason);
+            }
+            return tracing::debug!(?why, proxy = %info.peer, "a connection without a PROXY header");
+        }
+        // A TLS handshake has what is left.
+        limits.handshake = deadline.saturating_duration_since(Instant::now());
+    }
+    if overloaded {
+        Box::pin(turn_away(stream, info, entrance, &*service, lifecycle)).await;
+    } else {
+        enter(stream, info, entrance, service, limits, lifecycle).await;
     }
     drop(place);
+}
+
+fn count_refusal(refused: &Family<ListenerReason, Count>, info: &ConnInfo, reason: &'static str) {
+    refused.get_or_create_owned(&ListenerReason::new(Arc::clone(&info.listener), reason)).inc();
 }
 
 #[cfg(test)]

@@ -47,6 +47,8 @@ labels! {
     Route { route }
     /// By listener.
     Listener { listener }
+    /// Connections that were not taken (`untrusted`, `missing`, `malformed`, `late`).
+    ListenerReason { listener, reason }
     /// Authentication by outcome (`anonymous`, `accepted`, `refused`, `denied`) and exact reason.
     Auth { outcome, reason }
     /// By outcome alone.
@@ -86,6 +88,7 @@ pub struct Metrics {
     pub request_seconds: Histograms<Route>,
     pub requests_in_flight: Level,
     pub connections: Family<Listener, Level>,
+    pub proxy_refused: Family<ListenerReason, Count>,
     pub auth: Family<Auth, Count>,
     pub token_cache: Family<Outcome, Count>,
     pub jwks_fetch: Family<PoolOutcome, Count>,
@@ -136,6 +139,11 @@ impl Metrics {
             ),
             requests_in_flight: register!("requests_in_flight", "Requests being answered", Level::default()),
             connections: register!("connections", "Open client connections", Family::default()),
+            proxy_refused: register!(
+                "proxy_refused",
+                "Connections closed for want of a PROXY header that is believed",
+                Family::default()
+            ),
             auth: register!("auth", "Decisions on credentials, with the exact reason", Family::default()),
             token_cache: register!("token_cache", "Look-ups of verified tokens", Family::default()),
             jwks_fetch: register!("jwks_fetch", "Fetches of a key set", Family::default()),
@@ -275,6 +283,7 @@ mod tests {
             request_seconds,
             requests_in_flight: _,
             connections,
+            proxy_refused,
             auth,
             token_cache,
             jwks_fetch,
@@ -299,6 +308,7 @@ mod tests {
         drop(requests.get_or_create(&RouteCode::new("a", "b")));
         drop(request_seconds.get_or_create(&Route::new("a")));
         drop(connections.get_or_create(&Listener::new("a")));
+        drop(proxy_refused.get_or_create(&ListenerReason::new("a", "b")));
         drop(auth.get_or_create(&Auth::new("a", "b")));
         drop(token_cache.get_or_create(&Outcome::new("a")));
         drop(jwks_fetch.get_or_create(&PoolOutcome::new("a", "b")));

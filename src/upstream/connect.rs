@@ -15,26 +15,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
 use super::Backend;
-use super::cap::Slot;
-use super::error::{ConnectError, Error};
-use super::health::Event;
-use super::http1::{Connection, Socket};
+use super::error::ConnectError;
 use super::resolve::look_up;
-use super::server::Link;
 use crate::config::Transport;
-
-/// Connects within `within`, which covers the name look-up and every address together.
-pub(super) async fn connect(backend: &Backend, within: Duration, slot: Slot) -> Result<Link, Error> {
-    let stream = match open(backend, Instant::now() + within).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            backend.standing.saw(Event::NotConnected, Instant::now());
-            return Err(Error::Connect(error));
-        }
-    };
-    let address = backend.resolved.as_ref().and_then(|_| stream.address());
-    Ok(Link::new(Connection::new(Socket::new(stream)), address, slot))
-}
 
 /// What a connection runs over.
 pub(super) enum Stream {
@@ -86,7 +69,7 @@ impl AsFd for Stream {
 
 impl Stream {
     /// Where it leads; a unix socket leads to a path.
-    fn address(&self) -> Option<SocketAddr> {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Plain(stream) => stream.peer_addr().ok(),
             Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),

@@ -95,10 +95,9 @@ impl Connections {
             .backends()
             .iter()
             .map(|backend| {
-                let name = &upstream.config.name;
                 let mut kept = known.iter().flat_map(|entry| entry.servers.iter());
-                let kept = kept.find(|server| server.is(name, backend, &upstream.config.tls));
-                kept.cloned().unwrap_or_else(|| Rc::new(Server::new(name, backend, &upstream.config.tls)))
+                let kept = kept.find(|server| server.is(&upstream.config, backend));
+                kept.cloned().unwrap_or_else(|| Rc::new(Server::new(&upstream.config, backend)))
             })
             .collect();
         let servers = Rc::new(Group { servers, budget: Cell::new(Budget::new(Instant::now())) });

@@ -62,6 +62,9 @@ pub enum Invalid {
     /// It switches protocols (RFC 9110 §15.2.2), which nobody asked for.
     #[error("it switches to another protocol unasked")]
     Upgrade,
+    /// It switches to WebSocket in another way than RFC 6455 §4.2.2 asks for.
+    #[error("it is no answer to a WebSocket handshake")]
+    Handshake,
     /// It has a transfer coding besides `chunked`, which the client was not offered (RFC 9112 §6.1).
     #[error("its transfer coding is not chunked")]
     TransferEncoding,
@@ -81,6 +84,7 @@ impl Error {
             Self::RequestBody(_) => "request_body",
             Self::Invalid(Invalid::Head(_)) => "invalid_head",
             Self::Invalid(Invalid::Upgrade) => "unasked_upgrade",
+            Self::Invalid(Invalid::Handshake) => "invalid_handshake",
             Self::Invalid(Invalid::TransferEncoding) => "invalid_coding",
             Self::Closed(_) => "closed",
             Self::NoServer => "no_server",

@@ -7,20 +7,22 @@ use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use http::header;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
-use super::connect::connect;
 use super::connections::Connections;
 use super::error::{Error, Invalid};
 use super::health::Event;
 use super::http1::{Broken, Failure, Pump};
+use super::http2;
+use super::reach::{Carrier, reach};
 use super::request::{self, Outgoing, Upload};
-use super::response::{self, Rest};
+use super::response::{self, Rest, Source};
 use super::server::{Claim, Link};
-use super::waiting::{Way, way};
+use super::tunnel::Handshake;
 use super::{Backend, Exchange, Target, Timing, Upstream, whoami};
+use crate::config::Protocol;
 use crate::http::{Body, BodyError};
 
 /// Sends a request to a server of the upstream and returns its answer as soon as the head is
@@ -83,40 +85,54 @@ where
             head.headers_mut().insert(header::HOST, upstream.host_header(exchange.host.as_ref(), &backend.host));
 
             let claim = Claim::new(server);
-            let kept = if only_new { None } else { server.take_idle(now, sure) };
-            let link = match kept {
-                Some(link) => Ok(link),
+            let protocol = upstream.config.protocol;
+            let kept = match protocol {
+                Protocol::Http2 => server.sessions().lease(server, now, upstream.config.idle).map(Carrier::Http2),
+                Protocol::Http1 | Protocol::Auto if only_new => None,
+                Protocol::Http1 | Protocol::Auto => server.take_idle(now, sure).map(Carrier::Http1),
+            };
+            let carrier = match kept {
+                Some(carrier) => Ok(carrier),
                 None => {
-                    let (within, idle) = (upstream.config.connect, upstream.config.idle);
-                    let link = match way(server, now + within, idle, sure).await {
-                        Ok(Way::Kept(link)) => Ok(link),
-                        Ok(Way::New(slot)) => Box::pin(connect(backend, within, slot)).await,
-                        Err(error) => {
-                            backend.tally.failed(error.reason());
-                            return Err(error);
-                        }
-                    };
+                    let carrier = Box::pin(reach(upstream, backend, server, sure)).await;
                     // The wait for the answer does not begin before there is a connection.
                     now = Instant::now();
-                    link
+                    carrier
                 }
             };
-            let was_used = link.as_ref().is_ok_and(|link| link.is_used);
-            let outcome = match link {
-                Ok(link) => send(link, &mut head, &mut body, upload.as_ref(), (upstream, backend, exchange), now).await,
+            let was_used = carrier.as_ref().is_ok_and(Carrier::is_used);
+            let (upload, to) = (upload.as_ref(), (&**upstream, backend, exchange));
+            let outcome = match carrier {
+                Ok(Carrier::Http1(link)) => {
+                    let sent = send(link, &mut head, &mut body, upload, to, now).await;
+                    sent.map(|(response, link)| (response, Source::Http1(link)))
+                }
+                Ok(Carrier::Http2(lease)) => {
+                    let sent = Box::pin(http2::send(lease, &head, &mut body, upload, to, now)).await;
+                    sent.map(|(response, stream)| (response, Source::Http2(stream)))
+                }
                 // Where no other server could be picked, trying again at once would only fail again.
-                Err(error) => Err(Failed { error, again: servers.len() > 1 }),
+                // Who waited for one has waited enough.
+                Err(error) => Err(Failed { again: servers.len() > 1 && !matches!(error, Error::Busy(_)), error }),
             };
             let error = match outcome {
-                Ok((mut response, link)) => match response::clean(&mut response) {
-                    Ok(reusable) => {
+                Ok((mut response, source)) => match check(&mut response, exchange, source) {
+                    Ok(checked) => {
                         let first_byte = started.elapsed();
                         timing.first_byte = Some(first_byte);
                         upstream.seconds.observe(first_byte.as_secs_f64());
                         backend.tally.answered(response.status());
                         backend.standing.answered();
+                        let (source, reusable) = match checked {
+                            Checked::Switched(handshake, link) => {
+                                handshake.open(claim, link);
+                                return Ok(response.map(|()| Body::Empty));
+                            }
+                            Checked::Answer(source, reusable) => (source, reusable),
+                        };
                         let (idle, stall) = (upstream.config.idle, exchange.body_stall);
-                        let rest = Rest { claim, link, upload, reusable, idle, stall };
+                        let upload = upload.cloned();
+                        let rest = Rest { claim, source, upload, reusable, idle, stall };
                         return Ok(response.map(|()| response::body(rest)));
                     }
                     Err(invalid) => Error::Invalid(invalid),
@@ -142,12 +158,31 @@ where
     }
 }
 
+/// What an answer is good for.
+enum Checked<'a> {
+    /// For the client, and the connection perhaps for another request.
+    Answer(Source, bool),
+    /// The connection is a WebSocket from here on.
+    Switched(&'a Handshake, Link),
+}
+
+/// Checks and cleans the head of an answer.
+fn check<'a>(response: &mut Response<()>, exchange: &Exchange<'a>, source: Source) -> Result<Checked<'a>, Invalid> {
+    match (exchange.handshake, source) {
+        (Some(handshake), Source::Http1(link)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            handshake.check(response)?;
+            Ok(Checked::Switched(handshake, link))
+        }
+        (_, source) => Ok(Checked::Answer(source, response::clean(response)?)),
+    }
+}
+
 /// No answer came over one connection.
-struct Failed {
-    error: Error,
+pub(super) struct Failed {
+    pub(super) error: Error,
     /// Nothing of the request was sent, or sending it twice does no more than sending it once (RFC
     /// 9110 §9.2.2).
-    again: bool,
+    pub(super) again: bool,
 }
 
 /// Sends a request on a connection and waits for the head of the answer. What is left of the body
@@ -204,8 +239,9 @@ where
         match answer {
             Ok(answer) => {
                 upload.inspect(|upload| upload.settle());
-                if let (Some(pump), Some(upload)) = (pump, upload) {
-                    link.upload = Some(tokio::task::spawn_local(Rc::clone(upload).finish(pump)));
+                if let (Some(mut pump), Some(upload)) = (pump, upload) {
+                    let sending = async move { poll_fn(|cx| pump.poll(cx)).await };
+                    link.upload = Some(tokio::task::spawn_local(Rc::clone(upload).finish(sending)));
                 }
                 Ok((answer.response, link))
             }

@@ -15,7 +15,9 @@ mod error;
 mod forward;
 mod health;
 mod http1;
+mod http2;
 mod probe;
+mod reach;
 mod replay;
 mod request;
 mod resolve;
@@ -29,6 +31,7 @@ mod tests;
 mod timer;
 mod tls;
 mod trailers;
+mod tunnel;
 mod waiting;
 mod whoami;
 
@@ -47,10 +50,13 @@ use crate::telemetry::metrics::{self, Count, Level, Metrics};
 pub use connections::Connections;
 pub use error::{ConnectError, Error, Invalid};
 pub use forward::forward;
+#[cfg(fuzzing)]
+pub use http1::fuzzing;
 pub use probe::probe;
 pub use resolve::resolve;
 pub use tls::BuildError;
 pub use trailers::Trailers;
+pub use tunnel::{Handshake, Tunnel};
 
 use cap::Cap;
 use health::Thresholds;
@@ -75,6 +81,8 @@ pub struct Exchange<'a> {
     pub body_stall: Duration,
     /// With `balance = "hash"`, requests of the same number go to the same server; see [`affinity`].
     pub affinity: u64,
+    /// The request asks to switch to WebSocket.
+    pub handshake: Option<&'a Handshake>,
 }
 
 impl std::fmt::Debug for Exchange<'_> {

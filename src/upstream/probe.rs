@@ -14,6 +14,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use super::connect::{Stream, open};
 use super::health::Event;
+use super::http2;
+use super::reach::speaks_http2;
 use super::{Backend, Upstream};
 use crate::config;
 
@@ -62,15 +64,27 @@ enum Trouble {
     Connect(super::ConnectError),
     Request(http::Error),
     Answer(hyper::Error),
+    Http2(h2::Error),
 }
 
 /// The status of the answer. The body is not waited for.
 async fn ask(upstream: &Upstream, backend: &Backend, path: &str, deadline: Instant) -> Result<StatusCode, Trouble> {
-    match open(backend, deadline).await.map_err(Trouble::Connect)? {
+    let stream = open(backend, deadline).await.map_err(Trouble::Connect)?;
+    if speaks_http2(&stream, upstream.config.protocol).map_err(Trouble::Connect)? {
+        let request = request(upstream, backend, path).body(()).map_err(Trouble::Request)?;
+        return http2::ask(stream, &request, backend.tls.is_some()).await.map_err(Trouble::Http2);
+    }
+    match stream {
         Stream::Plain(stream) => ask_over(stream, upstream, backend, path).await,
         Stream::Tls(stream) => ask_over(*stream, upstream, backend, path).await,
         Stream::Unix(stream) => ask_over(stream, upstream, backend, path).await,
     }
+}
+
+fn request(upstream: &Upstream, backend: &Backend, path: &str) -> http::request::Builder {
+    Request::get(path)
+        .header(header::HOST, upstream.host_header(None, &backend.host))
+        .header(header::USER_AGENT, HeaderValue::from_static("portcullis-health"))
 }
 
 async fn ask_over<S>(stream: S, upstream: &Upstream, backend: &Backend, path: &str) -> Result<StatusCode, Trouble>
@@ -84,9 +98,7 @@ where
         .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
         .await
         .map_err(Trouble::Answer)?;
-    let request = Request::get(path)
-        .header(header::HOST, upstream.host_header(None, &backend.host))
-        .header(header::USER_AGENT, HeaderValue::from_static("portcullis-health"))
+    let request = request(upstream, backend, path)
         .header(header::CONNECTION, HeaderValue::from_static("close"))
         .body(Empty::new())
         .map_err(Trouble::Request)?;

@@ -1,7 +1,6 @@
 //! The request as the upstream gets it: framed anew, its body watched.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -14,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::http1::{Failure, Pump};
+use super::http1::Failure;
 use super::replay::{self, Replay};
 use super::trailers::{self, Trailers};
 use super::{Exchange, Managed};
@@ -40,6 +39,11 @@ where
     if *accepted {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(handshake) = exchange.handshake {
+        let mut request = Request::from_parts(head, ());
+        handshake.ask(&mut request);
+        return request.map(|()| Outgoing { body: None, upload: None, again: Vec::new().into_iter() });
     }
     if body.is_end_stream() {
         if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
@@ -171,11 +175,8 @@ impl Upload {
     }
 
     /// Sends the rest of the request, and tells whoever reads the answer if the client leaves.
-    pub(super) async fn finish<B>(self: Rc<Self>, mut pump: Pump<Outgoing<B>>)
-    where
-        B: Body<Data = Bytes, Error = BodyError> + Unpin,
-    {
-        match poll_fn(|cx| pump.poll(cx)).await {
+    pub(super) async fn finish(self: Rc<Self>, sending: impl Future<Output = Result<(), Failure>>) {
+        match sending.await {
             Ok(()) => self.is_out.set(true),
             // The server may answer all the same.
             Err(Failure::Socket(error)) => tracing::debug!(%error, "a server takes no more of a request"),
@@ -270,6 +271,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::super::tests::{Sent, headers, on_worker, request, trailer_frame};
     use super::*;
 
@@ -283,6 +286,7 @@ mod tests {
             managed: &managed,
             body_stall: Duration::from_secs(1),
             affinity: 0,
+            handshake: None,
         };
         let mut body = prepare(request(Method::POST, &[], body), &exchange).into_body();
         let frame = on_worker(poll_fn(move |cx| Pin::new(&mut body).poll_frame(cx)));

@@ -12,8 +12,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::error::Invalid;
+use super::http1::Broken;
+use super::http2;
 use super::request::Upload;
 use super::server::{Claim, Link};
+use super::timer::Timer;
 use super::trailers;
 use crate::http::{Body, BodyError, HOP_BY_HOP, remove_nominated, single};
 
@@ -26,6 +29,7 @@ pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
     }
     // An HTTP/1.0 server may not know chunks: a later body of unknown length would be lost on it.
     let mut reusable = response.version() == Version::HTTP_11;
+    let is_http2 = response.version() == Version::HTTP_2;
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
 
@@ -47,7 +51,7 @@ pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
     }
     reusable &= !contradictory;
 
-    let announced = if chunked { trailers::announced(headers, |_| false) } else { None };
+    let announced = if chunked || is_http2 { trailers::announced(headers, |_| false) } else { None };
     reusable &= !strip_hop_by_hop(headers);
     if let Some(names) = announced {
         headers.insert(header::TRAILER, names);
@@ -57,7 +61,7 @@ pub(super) fn clean<T>(response: &mut Response<T>) -> Result<bool, Invalid> {
 
 /// Removes what concerns the upstream's connection only (RFC 9110 §7.6.1); says whether that is to be
 /// closed.
-fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
     static NAMES: [HeaderName; 9] = HOP_BY_HOP;
     let close = remove_nominated(headers);
     // Most answers have none of them, and a look at each name is cheaper than nine look-ups.
@@ -68,10 +72,46 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
     close
 }
 
+/// Where the body of an answer comes from.
+pub(super) enum Source {
+    Http1(Link),
+    Http2(Box<http2::Stream>),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Self::Http1(link) => link.connection.poll_frame(cx),
+            Self::Http2(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        match self {
+            Self::Http1(link) => link.connection.is_at_end(),
+            Self::Http2(stream) => stream.is_at_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(link) => link.connection.size_hint(),
+            Self::Http2(stream) => stream.size_hint(),
+        }
+    }
+
+    fn timer(&mut self) -> &mut Timer {
+        match self {
+            Self::Http1(link) => &mut link.timer,
+            Self::Http2(stream) => &mut stream.timer,
+        }
+    }
+}
+
 /// What the rest of an exchange needs once the head is there.
 pub(super) struct Rest {
     pub(super) claim: Claim,
-    pub(super) link: Link,
+    pub(super) source: Source,
     pub(super) upload: Option<Rc<Upload>>,
     /// Whether the head allows another request on the connection.
     pub(super) reusable: bool,
@@ -84,8 +124,9 @@ pub(super) struct Rest {
 impl Rest {
     /// The whole answer has been read.
     fn finish(self) {
-        if self.reusable && self.upload.as_ref().is_none_or(|upload| upload.is_out()) {
-            self.claim.settle(self.link, self.idle);
+        let is_out = self.upload.as_ref().is_none_or(|upload| upload.is_out());
+        if let (Source::Http1(link), true, true) = (self.source, self.reusable, is_out) {
+            self.claim.settle(link, self.idle);
         }
     }
 }
@@ -93,7 +134,7 @@ impl Rest {
 /// The body for the client. The connection goes back when the last byte was read; when this is
 /// dropped before, the connection closes, and the upstream learns that nobody listens any more.
 pub(super) fn body(rest: Rest) -> Body {
-    if rest.link.connection.is_at_end() {
+    if rest.source.is_at_end() {
         rest.finish();
         return Body::Empty;
     }
@@ -127,7 +168,7 @@ impl Watched {
         let Some(rest) = &mut self.rest else { return Poll::Pending };
         let uploaded = rest.upload.as_ref().and_then(|upload| upload.moved());
         let since = uploaded.map_or(waiting, |moved| moved.max(waiting));
-        rest.link.timer.poll(cx, since + rest.stall)
+        rest.source.timer().poll(cx, since + rest.stall)
     }
 }
 
@@ -144,14 +185,14 @@ impl HttpBody for Watched {
             }
             upload.wake_at_end(cx);
         }
-        let frame = match rest.link.connection.poll_frame(cx) {
+        let frame = match rest.source.poll_frame(cx) {
             Poll::Pending => {
                 ready!(this.poll_stalled(cx));
                 return this.fail(BodyError::Stalled);
             }
             Poll::Ready(frame) => frame,
         };
-        let at_end = rest.link.connection.is_at_end();
+        let at_end = rest.source.is_at_end();
         this.waiting = None;
         let frame = match frame {
             Some(Err(broken)) => {
@@ -179,6 +220,6 @@ impl HttpBody for Watched {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.link.connection.size_hint())
+        self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.source.size_hint())
     }
 }

@@ -16,6 +16,7 @@ use super::Backend;
 use super::balance;
 use super::cap::{Member, Slot};
 use super::http1::Connection;
+use super::http2::Sessions;
 use super::resolve::Resolved;
 use super::timer::Timer;
 use super::waiting::Seat;
@@ -31,7 +32,7 @@ const RESTED: Duration = Duration::from_millis(1);
 
 /// How long a connection is used at most: what is behind an address changes without a word, such as
 /// a load balancer's set of servers.
-const MAX_AGE: Duration = Duration::from_secs(3600);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// A connection that was not used for this long gives back the memory that it reads into.
 const UNUSED: Duration = Duration::from_secs(1);
@@ -41,6 +42,7 @@ pub(super) struct Server {
     upstream: Arc<str>,
     endpoint: config::Endpoint,
     tls: config::UpstreamTls,
+    protocol: config::Protocol,
     /// What its name means.
     resolved: Option<Arc<Resolved>>,
     number: u64,
@@ -52,6 +54,10 @@ pub(super) struct Server {
     /// Wakes the task that watches the idle connections, while there is one.
     reaper: RefCell<Option<Waker>>,
     reaper_starts: Cell<bool>,
+    /// Connections that speak HTTP/2.
+    sessions: Sessions,
+    /// The server was seen to speak HTTP/1.1 where it could have chosen: each exchange makes its own connection.
+    speaks_http1: Cell<bool>,
     member: Arc<Member>,
     seats: RefCell<VecDeque<Rc<Seat>>>,
     idle_level: Level,
@@ -60,11 +66,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(upstream: &Arc<str>, backend: &Backend, tls: &config::UpstreamTls) -> Self {
+    pub(super) fn new(upstream: &config::Upstream, backend: &Backend) -> Self {
         Self {
-            upstream: Arc::clone(upstream),
+            upstream: Arc::clone(&upstream.name),
             endpoint: backend.endpoint.clone(),
-            tls: tls.clone(),
+            tls: upstream.tls.clone(),
+            protocol: upstream.protocol,
             resolved: backend.resolved.clone(),
             number: balance::number_of(backend.endpoint.url().as_bytes()),
             outstanding: Cell::new(0),
@@ -72,6 +79,8 @@ impl Server {
             idle: RefCell::default(),
             reaper: RefCell::default(),
             reaper_starts: Cell::new(false),
+            sessions: Sessions::default(),
+            speaks_http1: Cell::new(false),
             member: backend.cap.join(),
             seats: RefCell::default(),
             idle_level: backend.idle.clone(),
@@ -100,6 +109,21 @@ impl Server {
         &self.member
     }
 
+    /// Its connections that speak HTTP/2.
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Whether it was seen to speak HTTP/1.1 where it could have chosen HTTP/2.
+    pub(super) fn speaks_http1(&self) -> &Cell<bool> {
+        &self.speaks_http1
+    }
+
+    /// The gauge of connections without an exchange.
+    pub(super) fn idle_level(&self) -> &Level {
+        &self.idle_level
+    }
+
     /// Requests of this worker that wait for a connection.
     pub(super) fn seats(&self) -> &RefCell<VecDeque<Rc<Seat>>> {
         &self.seats
@@ -113,12 +137,58 @@ impl Server {
 
     /// Whether a request would have to wait.
     pub(super) fn is_full(&self) -> bool {
-        self.member.is_full() && self.idle.borrow().is_empty()
+        self.member.is_full() && self.idle.borrow().is_empty() && !self.sessions.has_room()
+    }
+
+    /// A stream has become free. Says whether its connection is to go, so that another worker may have
+    /// one; otherwise somebody who waits here has a look.
+    pub(super) fn stream_is_free(&self) -> bool {
+        if self.member.waiting() == 0 {
+            return false;
+        }
+        if self.member.passes_on() {
+            return true;
+        }
+        let seat = self.seats.borrow_mut().pop_front();
+        if let Some(seat) = seat {
+            seat.call();
+        }
+        false
+    }
+
+    /// Closes a connection that a request has no use for which needs a new one.
+    pub(super) fn make_room(&self) {
+        let closed = self.idle.borrow_mut().pop_front();
+        if closed.is_some() {
+            self.idle_level.dec();
+        }
+    }
+
+    /// Everybody who waits here has a look.
+    pub(super) fn call_all(&self) {
+        let seats = self.seats.take();
+        seats.iter().for_each(|seat| seat.call());
+    }
+
+    /// Something is not in use any more: whoever watches that has a look.
+    pub(super) fn is_idle(&self) {
+        if let Some(reaper) = &*self.reaper.borrow() {
+            reaper.wake_by_ref();
+        }
+    }
+
+    /// From now on somebody watches what is not in use.
+    pub(super) fn watch_idle(self: &Rc<Self>) {
+        if self.reaper.borrow().is_none() && !self.reaper_starts.replace(true) {
+            tokio::task::spawn_local(reap(Rc::downgrade(self)));
+        }
     }
 
     /// Whether connections to it are good for `backend` of this upstream.
-    pub(super) fn is(&self, upstream: &Arc<str>, backend: &Backend, tls: &config::UpstreamTls) -> bool {
-        self.upstream == *upstream && self.endpoint.url() == backend.endpoint.url() && self.tls == *tls
+    pub(super) fn is(&self, upstream: &config::Upstream, backend: &Backend) -> bool {
+        self.upstream == upstream.name
+            && self.endpoint.url() == backend.endpoint.url()
+            && (&self.tls, self.protocol) == (&upstream.tls, upstream.protocol)
     }
 
     /// An unused connection that is neither expired nor closed, and on which nothing came: it would be
@@ -131,19 +201,19 @@ impl Server {
             self.idle_level.dec();
             let sure = sure || now.saturating_duration_since(since) >= RESTED;
             // Nobody needs to be woken by it before the next exchange says so.
-            if until > now && !link.is_dead(sure) && self.leads_here(&mut link) {
+            if until > now && !link.is_dead(sure) && self.leads_here(link.address, &link.generation) {
                 link.is_used = true;
                 return Some(link);
             }
         }
     }
 
-    /// Whether the connection leads to an address that is the server's: it may not be any more when
-    /// what DNS says has changed since the last look.
-    fn leads_here(&self, link: &mut Link) -> bool {
-        let (Some(resolved), Some(address)) = (&self.resolved, link.address) else { return true };
+    /// Whether a connection leads to an address that is the server's: it may not be any more when what
+    /// DNS says has changed since what was `seen` at the last look.
+    pub(super) fn leads_here(&self, address: Option<SocketAddr>, seen: &Cell<u64>) -> bool {
+        let (Some(resolved), Some(address)) = (&self.resolved, address) else { return true };
         let generation = resolved.generation();
-        std::mem::replace(&mut link.generation, generation) == generation || resolved.contains(address)
+        seen.replace(generation) == generation || resolved.contains(address)
     }
 
     /// Drops what is expired, closed, or says something unasked; the time at which there is more to
@@ -152,9 +222,9 @@ impl Server {
         self.member.watched_by(cx.waker());
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        // Whoever waits has to get in, and not through a door that is kept shut here.
-        let needed = self.member.waiting().min(before);
-        idle.drain(..needed);
+        // Who waits elsewhere cannot use what is kept here. Who waits here has been told.
+        let needed = if self.member.waiting() > 0 && self.member.passes_on() { self.member.waiting() } else { 0 };
+        idle.drain(..needed.min(before));
         idle.retain(|kept| kept.until > now && kept.link.connection.is_quiet(cx, false));
         self.idle_level.dec_by(i64::try_from(before - idle.len()).unwrap_or_default());
         let next = idle.iter_mut().map(|kept| match kept.since + UNUSED {
@@ -164,14 +234,15 @@ impl Server {
                 kept.until
             }
         });
-        next.min()
+        let next = next.min();
+        next.into_iter().chain(self.sessions.sweep(now, needed.saturating_sub(before))).min()
     }
 
     /// Keeps a connection for another request, for at most `idle`, unless bytes came that nobody
     /// asked for, or its end.
-    pub(super) fn keep(self: &Rc<Self>, mut link: Link, idle: Duration) {
+    fn keep(self: &Rc<Self>, mut link: Link, idle: Duration) {
         let now = Instant::now();
-        if !self.leads_here(&mut link) || now >= link.born + MAX_AGE {
+        if !self.leads_here(link.address, &link.generation) || now >= link.born + MAX_AGE {
             return;
         }
         let reaper = self.reaper.borrow();
@@ -196,9 +267,8 @@ impl Server {
         }
         kept.push_back(Kept { link, since: now, until: now + idle });
         self.idle_level.inc();
-        if reaper.is_none() && !self.reaper_starts.replace(true) {
-            tokio::task::spawn_local(reap(Rc::downgrade(self)));
-        }
+        drop(reaper);
+        self.watch_idle();
     }
 }
 
@@ -249,7 +319,7 @@ pub(super) struct Link {
     /// Where it leads, if the server has a name.
     pub(super) address: Option<SocketAddr>,
     /// Of what DNS says, the one that has this address.
-    pub(super) generation: u64,
+    pub(super) generation: Cell<u64>,
     /// The right to be there.
     _slot: Slot,
 }
@@ -264,7 +334,7 @@ impl Link {
             is_used: false,
             born: Instant::now(),
             address,
-            generation: 0,
+            generation: Cell::new(0),
             _slot: slot,
         }
     }

@@ -14,9 +14,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::ConnectError;
+use super::http2;
 use crate::certificates::{self, Certificate, Slot, provider};
 use crate::clock::Timestamp;
-use crate::config::{self, Place, Servers, Transport};
+use crate::config::{self, Place, Protocol, Servers, Transport};
 use crate::outbound;
 
 /// Why an upstream cannot be set up.
@@ -39,6 +40,7 @@ pub enum BuildError {
 /// What is the same for all `https://` servers of an upstream.
 pub(super) struct Tls {
     config: config::UpstreamTls,
+    protocol: Protocol,
     /// What handshakes begin with.
     rustls: ArcSwap<ClientConfig>,
     /// No handshake locks it.
@@ -73,8 +75,9 @@ impl Tls {
             authorities: config.ca.as_deref().map(read).transpose()?,
             client: config.client.as_ref().map(client).transpose()?,
         };
-        let rustls = ArcSwap::new(material.rustls(&config)?);
-        Ok(Some(Arc::new(Self { config, rustls, material: Mutex::new(material) })))
+        let protocol = upstream.protocol;
+        let rustls = ArcSwap::new(material.rustls(&config, protocol)?);
+        Ok(Some(Arc::new(Self { config, protocol, rustls, material: Mutex::new(material) })))
     }
 
     /// The same for one server, by the name in its URL unless the configuration says another.
@@ -91,7 +94,7 @@ impl Tls {
         if !material.look(&self.config, now) {
             return;
         }
-        match material.rustls(&self.config) {
+        match material.rustls(&self.config, self.protocol) {
             Ok(rustls) => self.rustls.store(rustls),
             Err(error) => tracing::error!(%error, "new TLS files cannot be used"),
         }
@@ -111,7 +114,7 @@ impl Material {
         changed
     }
 
-    fn rustls(&self, config: &config::UpstreamTls) -> Result<Arc<ClientConfig>, BuildError> {
+    fn rustls(&self, config: &config::UpstreamTls, protocol: Protocol) -> Result<Arc<ClientConfig>, BuildError> {
         let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -128,7 +131,12 @@ impl Material {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&slot.good.key))))
             }
         };
-        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = b"http/1.1".to_vec();
+        client.alpn_protocols = match protocol {
+            Protocol::Http1 => vec![http1],
+            Protocol::Http2 => vec![http2::ALPN.to_vec()],
+            Protocol::Auto => vec![http2::ALPN.to_vec(), http1],
+        };
         Ok(Arc::new(client))
     }
 }

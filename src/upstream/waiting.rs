@@ -5,7 +5,6 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -19,19 +18,38 @@ pub(super) enum Way {
     Kept(Link),
     /// Over a new one.
     New(Slot),
+    /// One that is shared may have room now.
+    Look,
 }
 
-/// Where a worker puts the connection for a request that waits.
+/// Where a worker tells a request that waits that it is its turn.
 #[derive(Default)]
 pub(super) struct Seat {
-    link: RefCell<Option<Link>>,
+    turn: RefCell<Option<Turn>>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// What somebody who waits is told.
+enum Turn {
+    /// This connection is yours.
+    Link(Link),
+    /// Have a look.
+    Look,
 }
 
 impl Seat {
     /// Hands a connection over.
     pub(super) fn take_over(&self, link: Link) {
-        self.link.replace(Some(link));
+        self.tell(Turn::Link(link));
+    }
+
+    /// Somebody may find room on a connection that is shared.
+    pub(super) fn call(&self) {
+        self.tell(Turn::Look);
+    }
+
+    fn tell(&self, turn: Turn) {
+        self.turn.replace(Some(turn));
         let waker = self.waker.take();
         if let Some(waker) = waker {
             waker.wake();
@@ -39,20 +57,20 @@ impl Seat {
     }
 }
 
-/// A connection to the server, or the right to make one: at once, or by `deadline`. A connection
-/// that the request has no use for after all is kept for `idle`. For `sure` see
+/// A connection to the server, or the right to make one: at once, or by `deadline`. For `sure` see
 /// [`Server::take_idle`].
 ///
 /// # Errors
 /// [`Error::Busy`] when there is none by then, or too many wait for one already.
-pub(super) async fn way(server: &Rc<Server>, deadline: Instant, idle: Duration, sure: bool) -> Result<Way, Error> {
+pub(super) async fn way(server: &Rc<Server>, deadline: Instant, sure: bool) -> Result<Way, Error> {
     loop {
         let place = match server.member().ask() {
             Asked::Granted(slot) => return Ok(Way::New(slot)),
             Asked::Full => return Err(Error::Busy("queue_full")),
             Asked::Queued(place) => place,
         };
-        let way = Box::pin(Waits::begin(server, place, idle).end(deadline)).await?;
+        server.make_room();
+        let way = Box::pin(Waits::begin(server, place).end(deadline)).await?;
         match way {
             Way::Kept(link) if link.is_dead(sure) => {}
             way => return Ok(way),
@@ -65,23 +83,23 @@ struct Waits {
     server: Rc<Server>,
     seat: Rc<Seat>,
     place: Place,
-    idle: Duration,
 }
 
 impl Waits {
-    fn begin(server: &Rc<Server>, place: Place, idle: Duration) -> Self {
+    fn begin(server: &Rc<Server>, place: Place) -> Self {
         let seat = Rc::new(Seat::default());
         server.seats().borrow_mut().push_back(Rc::clone(&seat));
         server.waits(1);
-        Self { server: Rc::clone(server), seat, place, idle }
+        Self { server: Rc::clone(server), seat, place }
     }
 
     async fn end(mut self, deadline: Instant) -> Result<Way, Error> {
         let mut alarm = std::pin::pin!(sleep_until(deadline));
         poll_fn(|cx| {
-            let link = self.seat.link.take();
-            if let Some(link) = link {
-                return Poll::Ready(Ok(Way::Kept(link)));
+            match self.seat.turn.take() {
+                Some(Turn::Link(link)) => return Poll::Ready(Ok(Way::Kept(link))),
+                Some(Turn::Look) => return Poll::Ready(Ok(Way::Look)),
+                None => {}
             }
             if let Poll::Ready(Ok(slot)) = Pin::new(&mut self.place.granted).poll(cx) {
                 return Poll::Ready(Ok(Way::New(slot)));
@@ -97,9 +115,10 @@ impl Drop for Waits {
     fn drop(&mut self) {
         self.server.waits(-1);
         self.server.seats().borrow_mut().retain(|seat| !Rc::ptr_eq(seat, &self.seat));
-        let link = self.seat.link.take();
-        if let Some(link) = link {
-            self.server.keep(link, self.idle);
+        // What it was told is told to somebody else. A connection closes, which makes room; one that is
+        // shared and should go does so at the next occasion.
+        if let Some(Turn::Look) = self.seat.turn.take() {
+            let _goes = self.server.stream_is_free();
         }
     }
 }

@@ -13,8 +13,9 @@ DEMO = ("demo", "Portcullis-1")
 class Gateway:
     """A running gateway. Every call returns a `requests.Response`; nothing is followed or retried."""
 
-    def __init__(self, story, pool, name="gateway", listener=""):
-        """`pool` is the TOML below `[pool.main]`, `listener` further lines of `[[listener]]`."""
+    def __init__(self, story, pool, name="gateway", listener="", more=""):
+        """`pool` is the TOML below `[pool.main]`, `listener` further lines of `[[listener]]`, `more` further
+        sections."""
         self.port, self.admin_port = free_port(), free_port()
         self._session = requests.Session()
         self._session.trust_env = False
@@ -47,6 +48,7 @@ access = {{ token_use = ["id"] }}
 path = "/admin/*"
 upstream = "app"
 access = {{ groups = ["admin"] }}
+{more}
 """)
         self.process = story.start(name, [BINARY, "run", "--config", config], ready=self._is_ready)
 

@@ -3,11 +3,15 @@
 import assertion
 import clients
 import forward_auth
+import grpc_calls
 import http2
+import large
+import listeners
 import pools
 import proxies
 import readme
 import servers
+import sockets
 import tls
 
 ALL = {
@@ -24,11 +28,17 @@ ALL = {
     "tls": tls.handshakes,
     "forward-auth-nginx": forward_auth.nginx,
     "forward-auth-caddy": forward_auth.caddy,
+    "grpc": grpc_calls.client_and_server,
     "nginx-before": proxies.nginx_before,
     "haproxy-before": proxies.haproxy_before,
     "nginx-behind": proxies.nginx_behind,
     "haproxy-behind": proxies.haproxy_behind,
     "http2": http2.curl_and_h2load,
+    "proxy-protocol-haproxy": listeners.haproxy,
+    "proxy-protocol-nginx": listeners.nginx,
+    "sockets": listeners.sockets,
+    "websocket": sockets.clients_and_servers,
+    "large-bodies": large.bodies,
     "readme": readme.curl_lines,
     "killed-and-back": servers.killed_and_back,
 }

@@ -82,7 +82,7 @@ fn every_address_in_the_readme_leads_somewhere() {
     let text = read("README.md");
     let config = shipped();
     let routes = Routes::new(config.routes.iter().cloned());
-    let (public, admin) = (config.listeners[0].address.port(), config.admin.address.port());
+    let (public, admin) = (config.listeners[0].address.tcp().unwrap().port(), config.admin.address.port());
     let admin_code = read("src/admin.rs");
     let mut seen = 0;
     for address in text.split("localhost:").skip(1) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/lib.rs`, by layer; imports go down, never up, and never sideways in layer 3.
 const LAYERS: &[(u8, &[&str])] = &[
-    (0, &["clock", "distinguished_name", "es256", "http", "json", "outbound", "path", "secret"]),
+    (0, &["clock", "distinguished_name", "es256", "http", "json", "outbound", "path", "secret", "websocket"]),
     (1, &["config"]),
     (2, &["certificates", "telemetry"]),
     (3, &["cognito", "server", "store", "token", "upstream"]),

@@ -15,11 +15,17 @@ mod docs;
 #[cfg(test)]
 mod edits;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod framing;
+#[cfg(test)]
+mod grpc;
 #[cfg(test)]
 mod health;
 #[cfg(test)]
 mod http2;
+#[cfg(test)]
+mod http2_upstreams;
 #[cfg(test)]
 mod identity_routes;
 #[cfg(test)]
@@ -35,12 +41,22 @@ mod matrix;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod proxy_protocol;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod routing;
+#[cfg(test)]
+mod slow_clients;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod unix_listeners;
+#[cfg(test)]
+mod websocket;

@@ -1,7 +1,8 @@
 """Reloads under load, and what they cost: see tests/reload/run.
 
-wrk asks through the gateway as fast as it can, with a token; two clients read one endless answer
-each, a numbered line every 50 ms, and one sends an endless body. Meanwhile the file changes again
+wrk asks through the gateway as fast as it can, with a token; a client reads an endless answer, another
+one endless server-sent events, a numbered line every 50 ms, one sends an endless body, and one
+talks with an echo over a WebSocket. Meanwhile the file changes again
 and again: routes, an upstream's settings, the pool's settings, limits, a second listener; every
 third file is a bad one. Then everything is counted.
 """
@@ -60,7 +61,7 @@ class Run:
         token = json.loads(self.ask("POST", "/auth/login", DEMO, {"Content-Type": "application/json"})[1])["access_token"]
         bearer = {"Authorization": f"Bearer {token}"}
 
-        streams = [Stream(self.port, bearer) for _ in range(2)] + [Upload(self.port, bearer)]
+        streams = [kind(self.port, bearer) for kind in (Stream, Events, Upload, Socket)]
         wrk = self.start(
             ["wrk", "-t1", "-c16", "-d1h", "-H", f"Authorization: Bearer {token}", f"http://127.0.0.1:{self.port}/app/x"],
             stdout=subprocess.PIPE, text=True,
@@ -167,6 +168,10 @@ headers = {{ "X-Auth-Subject" = "sub"{', "X-Auth-Pool" = "@pool"' if number % 4 
 path = "/app/*"
 upstream = "app"
 [[route]]
+path = "/app/socket"
+upstream = "app"
+websocket = true
+[[route]]
 path = "/only/{number}"
 upstream = "only"
 access = "public"
@@ -218,6 +223,8 @@ access = "public"
 class Stream(threading.Thread):
     """Reads one long answer, and looks at every line."""
 
+    path = "/app/stream"
+
     def __init__(self, port, headers):
         super().__init__(daemon=True)
         self.port, self.headers = port, headers
@@ -231,7 +238,7 @@ class Stream(threading.Thread):
             self.broken = f"after {self.count}: {error!r}"
 
     def work(self, connection):
-        connection.request("GET", "/app/stream", headers=self.headers)
+        connection.request("GET", self.path, headers=self.headers)
         response = connection.getresponse()
         assert response.status == 200, response.status
         for line in response:
@@ -245,6 +252,41 @@ class Stream(threading.Thread):
         self.over = True
         self.join(PATIENCE)
         return self.count
+
+
+class Events(Stream):
+    """The same for server-sent events."""
+
+    path = "/app/stream?events"
+
+
+class Socket(Stream):
+    """Says something over a WebSocket, and waits until it comes back."""
+
+    def work(self, connection):
+        connection.connect()
+        lines = {
+            "Host": "gw", "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **self.headers,
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        stream = connection.sock.makefile("rwb")
+        stream.write(f"GET /app/socket HTTP/1.1\r\n{head}\r\n".encode())
+        stream.flush()
+        status = stream.readline()
+        assert status.startswith(b"HTTP/1.1 101 "), status
+        while stream.readline() != b"\r\n":
+            pass
+        while not self.over:
+            # A text frame with a mask of zeros (RFC 6455 §5.2), which the echo does not take off.
+            frame = b"\x81\x8a\0\0\0\0" + b"%010d" % self.count
+            stream.write(frame)
+            stream.flush()
+            said = stream.read(len(frame))
+            assert said == frame, said
+            self.count += 1
+            time.sleep(0.05)
+        connection.close()
 
 
 class Upload(Stream):

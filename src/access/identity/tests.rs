@@ -1,5 +1,5 @@
 use crate::http::HOP_BY_HOP;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
@@ -54,13 +54,13 @@ fn permit(headers: Result<Headers, Unrepresentable>) -> Permit {
 }
 
 fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> Result<HeaderMap, Unrepresentable> {
-    let hop =
-        Hop::new(SocketAddr::from(([10, 0, 0, 1], 50_000)), SocketAddr::from(([10, 0, 0, 2], 8080)), &Transport::Plain);
+    let local = SocketAddr::from(([10, 0, 0, 2], 8080));
+    let hop = Hop::new([10, 0, 0, 1].into(), Some(local), &Transport::Plain);
     let host = HeaderValue::from_static("app.example");
     let forwarded = Forwarded {
         hop: &hop,
         trusted,
-        client: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
+        client: [10, 0, 0, 1].into(),
         host: Some(&host),
         request_id: RequestId::random(),
         trace: TraceContext::random(),
@@ -69,7 +69,14 @@ fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> 
     *request.headers_mut() = headers;
     let identity = identity(&[("x-auth-subject", claim("sub"))]);
     let edits = HeaderEdits::default();
-    let stamp_with = Stamp { identity: &identity, forwarded, keep_authorization: keep, edits: &edits, assertion: None };
+    let stamp_with = Stamp {
+        identity: &identity,
+        forwarded,
+        keep_authorization: keep,
+        websocket: false,
+        edits: &edits,
+        assertion: None,
+    };
     stamp(request, permit, &stamp_with).map(|vetted| vetted.request().headers().clone())
 }
 

@@ -20,7 +20,9 @@ use toml::de::DeTable;
 use crate::config::diagnostic::{Diagnostic, Report, Span};
 use crate::config::file::{ADMIN, LIMITS, LISTENER, LOG, ROOT, ROUTE, SERVER, STORE};
 use crate::config::section::{Reader, Section};
-use crate::config::{Admin, Config, Contents, Limits, Listener, Loaded, Log, LogFormat, Server, values};
+use crate::config::values::Invalid;
+use crate::config::{Admin, Config, Contents, Limits, ListenAddress, Listener, Loaded, Log, LogFormat, Server, values};
+use crate::http::TrustedProxies;
 
 /// Reads a configuration from its text. `path` is how the file is called, and its folder is what
 /// relative paths are relative to; `env` looks up environment variables. Nothing else is looked at
@@ -61,7 +63,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     version(root);
     let server = server(&root.child("server", &SERVER));
     let mut bound = Vec::new();
-    let listeners = listeners(root, &mut bound);
+    let listeners = listeners(root, &server.trusted_proxies, &mut bound);
     let admin = admin(&root.child("admin", &ADMIN), &mut bound);
     let pools = pool::all(root, &mut bound);
     no_address_twice(root, &bound);
@@ -82,6 +84,7 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     route::no_two_tie(root, &routes);
     route::none_in_auth(root, &routes, auth.as_ref());
     route::none_rewritten_into_stricter(root, &routes);
+    route::websockets_over_http1(root, &routes, &upstreams);
     // The keys of [store] are in the table of what is not available: opening it is the whole check.
     let _checked = root.child("store", &STORE);
     Config {
@@ -114,18 +117,38 @@ fn version(root: &Section<'_>) {
 fn server(section: &Section<'_>) -> Server {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = section.count("workers", 0, 0..=1024);
-    let trusted_proxies = section.list("trusted_proxies", "a network", values::network).unwrap_or_default();
-    for network in trusted_proxies.iter().filter(|network| network.get_ref().prefix_len() == 0) {
-        let everybody = Diagnostic::warning("every client is believed to be a proxy");
-        let help = "anyone can then claim any address: name the networks of your proxies";
-        section.reader.note(everybody.at(network.span(), "every address").help(help));
-    }
     Server {
         workers: if workers == 0 { cores } else { workers },
         drain: section.positive_duration("drain", Duration::from_secs(30)),
-        trusted_proxies: trusted_proxies.into_iter().map(Spanned::into_inner).collect(),
+        trusted_proxies: trusted_proxies(section),
         limits: limits(&section.child("limits", &LIMITS)),
     }
+}
+
+/// Networks, and `unix:` for whoever may connect to a unix socket.
+fn trusted_proxies(section: &Section<'_>) -> TrustedProxies {
+    let mut trusted = TrustedProxies::default();
+    let parse = |text: &str| match text.strip_prefix("unix:") {
+        None => values::network(text).map(Some),
+        Some("") => Ok(None),
+        Some(_) => {
+            Err(Invalid::new("sockets are not told apart").help("write \"unix:\", which stands for all of them"))
+        }
+    };
+    for proxy in section.list("trusted_proxies", "a network", parse).unwrap_or_default() {
+        let span = proxy.span();
+        let Some(network) = proxy.into_inner() else {
+            trusted.unix = true;
+            continue;
+        };
+        if network.prefix_len() == 0 {
+            let everybody = Diagnostic::warning("every client is believed to be a proxy");
+            let help = "anyone can then claim any address: name the networks of your proxies";
+            section.reader.note(everybody.at(span, "every address").help(help));
+        }
+        trusted.networks.push(network);
+    }
+    trusted
 }
 
 fn limits(section: &Section<'_>) -> Limits {
@@ -154,13 +177,13 @@ fn limits(section: &Section<'_>) -> Limits {
 
 /// An address that this process binds, and what for.
 struct Bound {
-    address: SocketAddr,
+    address: ListenAddress,
     span: Span,
     what: String,
 }
 
 /// `[[listener]]`.
-fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
+fn listeners(root: &Section<'_>, trusted: &TrustedProxies, bound: &mut Vec<Bound>) -> Vec<Listener> {
     if root.value("listener").is_none() {
         let none = Diagnostic::error("there is no [[listener]]").at(0..0, "nothing to serve on");
         root.reader.note(none.help("add [[listener]] with address = \"127.0.0.1:8080\""));
@@ -169,16 +192,42 @@ fn listeners(root: &Section<'_>, bound: &mut Vec<Bound>) -> Vec<Listener> {
     for section in root.children("listener", &LISTENER) {
         section.require("address", "\"127.0.0.1:8080\"");
         let h2c = section.flag("h2c", false);
+        let connections = Some(section.count("connections", 0, 0..=10_000_000)).filter(|most| *most > 0);
+        let proxy_protocol = section.flag("proxy_protocol", false);
         let (tls, redirect_http_from) = match tls::tls(&section, h2c, bound) {
             Some((tls, redirect)) => (Some(tls), redirect),
             None => (None, None),
         };
-        let Some(address) = section.parsed("address", "an address to listen on", values::address) else { continue };
+        let parse = |text: &str| match text.split_once(':') {
+            Some(("unix", path)) => values::socket_path(path, section.reader.folder).map(ListenAddress::Unix),
+            Some(("systemd", name)) => values::descriptor_name(name).map(ListenAddress::Inherited),
+            _ => values::address(text).map(ListenAddress::Tcp),
+        };
+        let Some(address) = section.parsed("address", "an address to listen on", parse) else { continue };
         let (span, address) = (address.span(), address.into_inner());
-        bound.push(Bound { address, span, what: "a listener".to_owned() });
-        listeners.push(Listener { address, h2c: h2c && tls.is_none(), tls, redirect_http_from });
+        if proxy_protocol {
+            somebody_is_believed(&section, &address, trusted);
+        }
+        bound.push(Bound { address: address.clone(), span, what: "a listener".to_owned() });
+        let h2c = h2c && tls.is_none();
+        listeners.push(Listener { address, connections, proxy_protocol, h2c, tls, redirect_http_from });
     }
     listeners
+}
+
+/// Whether there is anybody whose PROXY header would be believed: without one nobody could connect.
+fn somebody_is_believed(section: &Section<'_>, address: &ListenAddress, trusted: &TrustedProxies) {
+    let (is_there, example) = match address {
+        ListenAddress::Tcp(_) => (!trusted.networks.is_empty(), "10.0.0.0/8"),
+        ListenAddress::Unix(_) => (trusted.unix, "unix:"),
+        // Of either kind.
+        ListenAddress::Inherited(_) => (!trusted.networks.is_empty() || trusted.unix, "10.0.0.0/8"),
+    };
+    if !is_there {
+        let nobody = Diagnostic::error("nobody's PROXY header would be believed");
+        let nobody = nobody.at(section.place_of("proxy_protocol"), "asks every peer for one");
+        section.reader.note(nobody.help(format!("name the proxies in [server]: trusted_proxies = [\"{example}\"]")));
+    }
 }
 
 /// `[admin]`.
@@ -193,14 +242,14 @@ fn admin(section: &Section<'_>, bound: &mut Vec<Bound>) -> Admin {
             "whoever reaches it sees the configuration and can reload it: guard it by a firewall or use 127.0.0.1";
         section.reader.note(open.at(span.clone(), "not a loopback address").help(help));
     }
-    bound.push(Bound { address, span, what: "the admin listener".to_owned() });
+    bound.push(Bound { address: address.into(), span, what: "the admin listener".to_owned() });
     Admin { address }
 }
 
 /// Whether everything that is bound can be bound at the same time.
 fn no_address_twice(root: &Section<'_>, bound: &[Bound]) {
     for (index, second) in bound.iter().enumerate() {
-        let Some(first) = bound.iter().take(index).find(|first| collide(first.address, second.address)) else {
+        let Some(first) = bound.iter().take(index).find(|first| collide(&first.address, &second.address)) else {
             continue;
         };
         let (first, second) = if first.span.start > second.span.start { (second, first) } else { (first, second) };
@@ -216,7 +265,8 @@ fn no_address_twice(root: &Section<'_>, bound: &[Bound]) {
 }
 
 /// Whether the second of two addresses could not be bound. Port 0 is always free.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+fn collide(a: &ListenAddress, b: &ListenAddress) -> bool {
+    let (ListenAddress::Tcp(a), ListenAddress::Tcp(b)) = (a, b) else { return a == b };
     let overlap = |a: IpAddr, b: IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && a.is_unspecified());
     a.port() != 0 && a.port() == b.port() && (overlap(a.ip(), b.ip()) || overlap(b.ip(), a.ip()))
 }

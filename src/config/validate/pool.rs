@@ -215,7 +215,7 @@ fn embedded(pool: &str, parent: &Section<'_>, bound: &mut Vec<Bound>) -> Option<
     let address = section.parsed("address", "a loopback address", address);
     let span = section.place_of("address");
     let address = address.map_or(SocketAddr::from(([127, 0, 0, 1], 9229)), Spanned::into_inner);
-    bound.push(Bound { address, span, what: format!("the embedded pool `{pool}`") });
+    bound.push(Bound { address: address.into(), span, what: format!("the embedded pool `{pool}`") });
     Some(Embedded { address, data: section.path("data"), users: users(&section) })
 }
 

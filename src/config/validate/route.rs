@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -13,7 +14,8 @@ use crate::config::validate::edits::{self, Direction};
 use crate::config::validate::pool;
 use crate::config::values::{self, Invalid};
 use crate::config::{
-    Access, Auth, HostPattern, Identity, Limit, LimitBy, Limits, PathPattern, Pool, Route, Rule, TokenUse, path,
+    Access, Auth, HostPattern, Identity, Limit, LimitBy, Limits, PathPattern, Pool, Protocol, Route, Rule, TokenUse,
+    Upstream, WebSocket, path,
 };
 use crate::distinguished_name;
 
@@ -34,6 +36,10 @@ pub(super) struct Placed {
     pub(super) meaning: Option<Route>,
 }
 
+/// How long nothing need move on a WebSocket. Longer than anybody waits for a chat's next word, short
+/// enough for those whose client vanished without a word.
+const WEBSOCKET_IDLE: Duration = Duration::from_secs(3600);
+
 /// Reads one route.
 pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limits: &Limits, text: &str) -> Placed {
     section.require("path", "\"/*\"");
@@ -50,6 +56,7 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
     let rewrite = edits::rewrite(section, path.as_ref().map(Spanned::get_ref), keep_encoded_slashes);
     let timeout = section.duration("timeout", Duration::ZERO);
     let stream_grace = section.parsed("stream_grace", "a duration", stream_grace);
+    let websocket = websocket(section, methods.as_deref());
     let limit = limit(section, &access);
     let request_headers = edits::headers(section, Direction::Request, names.identity);
     let response_headers = edits::headers(section, Direction::Response, names.identity);
@@ -68,6 +75,7 @@ pub(super) fn one(section: &Section<'_>, names: &Names<'_>, pools: &[Pool], limi
         rewrite,
         timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
         stream_grace: stream_grace.map_or(Some(Duration::ZERO), Spanned::into_inner),
+        websocket,
         limit,
         request_headers,
         response_headers,
@@ -145,6 +153,28 @@ fn access(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Access {
         section.reader.note(nobody.help("add [pool.main], or make the route public: access = \"public\""));
     }
     access
+}
+
+/// `websocket`, and the keys that mean nothing without it.
+fn websocket(section: &Section<'_>, methods: Option<&[Spanned<Method>]>) -> Option<WebSocket> {
+    section.refuse_empty("origins", "pages of the host's own origin need not be named");
+    let origins = section.list("origins", "an origin", values::origin).unwrap_or_default();
+    let idle = section.positive_duration("websocket_idle", WEBSOCKET_IDLE);
+    if !section.flag("websocket", false) {
+        for key in ["origins", "websocket_idle"] {
+            if section.value(key).is_some() {
+                let alone = Diagnostic::error(format!("`{key}` is for WebSockets, which this route does not take"));
+                let alone = alone.at(section.place_of(key), "has no effect");
+                section.reader.note(alone.help(format!("add websocket = true, or leave out `{key}`")));
+            }
+        }
+        return None;
+    }
+    if methods.is_some_and(|methods| methods.iter().all(|method| *method.get_ref() != Method::GET)) {
+        let never = Diagnostic::error("no WebSocket would match: they begin with GET");
+        section.reader.note(never.at(section.place_of("methods"), "without GET").help("add \"GET\""));
+    }
+    Some(WebSocket { origins: origins.into_iter().map(Spanned::into_inner).collect(), idle })
 }
 
 /// `limit`; without `burst` as many at once as in the whole time.
@@ -277,6 +307,19 @@ pub(super) fn none_in_auth(root: &Section<'_>, routes: &[Placed], auth: Option<&
             let hidden = Diagnostic::error(format!("`{}` belongs to the identity routes", route.label));
             let hidden = hidden.at(placed.span.clone(), format!("inside of {}", auth.prefix));
             root.reader.note(hidden.help("choose another path, or another `prefix` or `hosts` in [auth]"));
+        }
+    }
+}
+
+/// A WebSocket begins with an upgrade, which HTTP/2 does not have (RFC 9113 §8.6).
+pub(super) fn websockets_over_http1(root: &Section<'_>, routes: &[Placed], upstreams: &[Upstream]) {
+    for placed in routes {
+        let Some(route) = placed.meaning.as_ref().filter(|route| route.websocket.is_some()) else { continue };
+        if upstreams.iter().any(|upstream| upstream.name == route.upstream && upstream.protocol != Protocol::Http1) {
+            let wrong = Diagnostic::error(format!("WebSockets reach `{}` over HTTP/1.1 only", route.upstream));
+            let wrong = wrong.at(placed.span.clone(), "this route takes WebSockets");
+            let help = "give the route an [upstream.NAME] of its own, with protocol = \"http1\"";
+            root.reader.note(wrong.help(help));
         }
     }
 }

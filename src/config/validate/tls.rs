@@ -32,7 +32,7 @@ pub(super) fn tls(listener: &Section<'_>, h2c: bool, bound: &mut Vec<Bound>) -> 
     let redirect_http_from = section.parsed("redirect_http_from", "an address to listen on", values::address);
     if let Some(address) = &redirect_http_from {
         let what = "the redirect to https".to_owned();
-        bound.push(Bound { address: *address.get_ref(), span: address.span(), what });
+        bound.push(Bound { address: (*address.get_ref()).into(), span: address.span(), what });
     }
     let tls = Tls {
         certificates: certificates(&section),

@@ -15,10 +15,12 @@ use crate::config::file::{CERTIFICATE, ENDPOINT, HEALTH, UPSTREAM, UPSTREAM_TLS}
 use crate::config::section::Section;
 use crate::config::validate::assertion;
 use crate::config::values::{self, Invalid};
-use crate::config::{Balance, Endpoint, Health, HostHeader, Servers, Transport, Upstream, UpstreamTls};
+use crate::config::{Balance, Endpoint, Health, HostHeader, Protocol, Servers, Transport, Upstream, UpstreamTls};
 
 /// The built-in server.
 const WHOAMI: &str = "whoami:";
+/// The words of `protocol`.
+const PROTOCOL: &[(&str, Protocol)] = &[("http1", Protocol::Http1), ("h2", Protocol::Http2), ("auto", Protocol::Auto)];
 /// The words of `balance`.
 const BALANCE: &[(&str, Balance)] =
     &[("least", Balance::Least), ("round_robin", Balance::RoundRobin), ("hash", Balance::Hash)];
@@ -35,6 +37,7 @@ fn one(name: &str, section: &Section<'_>) -> Upstream {
         name: Arc::from(name),
         tls: tls(section, &servers),
         servers,
+        protocol: section.choice("protocol", Protocol::Http1, PROTOCOL),
         balance: section.choice("balance", Balance::Least, BALANCE),
         host: host(section),
         connect: section.positive_duration("connect", Duration::from_secs(3)),
@@ -115,20 +118,13 @@ fn servers(section: &Section<'_>) -> Servers {
 fn endpoint(text: &str, folder: &Path) -> Result<Endpoint, Invalid> {
     let example = "write for instance \"http://127.0.0.1:3000\"";
     if let Some(path) = text.strip_prefix("unix:") {
-        // Longer ones do not fit into the kernel's address (unix(7)).
-        const LONGEST: usize = 107;
-        let path = folder.join(path);
-        return match path.as_os_str().len() {
-            _ if text == "unix:" => Err(Invalid::new("the path is missing").help("write unix:/run/app.sock")),
-            1..=LONGEST => Ok(Endpoint {
-                transport: Transport::Unix(path),
-                host: "localhost".to_owned(),
-                port: 0,
-                authority: "localhost".to_owned(),
-                weight: 1,
-            }),
-            _ => Err(Invalid::new("a path of a socket has at most 107 bytes")),
-        };
+        return Ok(Endpoint {
+            transport: Transport::Unix(values::socket_path(path, folder)?),
+            host: "localhost".to_owned(),
+            port: 0,
+            authority: "localhost".to_owned(),
+            weight: 1,
+        });
     }
     if !text.contains("://") {
         let why =

@@ -39,7 +39,7 @@ impl Service for Echo {
         match request.into_body().collect().await {
             Ok(body) => *response.body_mut() = body.to_bytes().into(),
             Err(error) => {
-                *response.status_mut() = http::StatusCode::BAD_REQUEST;
+                *response.status_mut() = StatusCode::BAD_REQUEST;
                 *response.body_mut() = Bytes::from(error.to_string()).into();
             }
         }
@@ -48,7 +48,7 @@ impl Service for Echo {
 
     fn refuse(&self, _client: &(), refusal: Refusal) -> Response<OurBody> {
         let mut response = Response::new(OurBody::from(Bytes::from(format!("{refusal:?}"))));
-        *response.status_mut() = http::StatusCode::BAD_REQUEST;
+        *response.status_mut() = StatusCode::BAD_REQUEST;
         response
     }
 
@@ -66,8 +66,8 @@ fn start() -> (DuplexStream, watch::Sender<Lifecycle>, tokio::task::JoinHandle<(
 }
 
 pub(in crate::server) fn info() -> ConnInfo {
-    let address = "127.0.0.1:1".parse().unwrap();
-    ConnInfo { peer: address, local: address, listener: "test".into(), transport: Transport::Plain }
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    ConnInfo { peer: address.into(), local: Some(address), listener: "test".into(), transport: Transport::Plain }
 }
 
 pub(in crate::server) fn limits() -> ConnectionLimits {

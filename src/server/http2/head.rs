@@ -11,12 +11,13 @@ use http::{Method, Request, Uri};
 use crate::http::{join_cookies, single};
 use crate::server::framing::{HeadLimits, MAX_TARGET, Refusal};
 
-/// Checks a head and makes it an ordinary one: its cookies in one line, and a `Host`.
+/// Checks a head and makes it an ordinary one: its cookies in one line, and a `Host`. An `extended`
+/// CONNECT has the target of any other request (RFC 8441 §4).
 ///
 /// # Errors
 /// When a server behind the gateway could read it as another request than the one that is decided
 /// on, or when it is too large.
-pub(super) fn vet<B>(request: &mut Request<B>, limits: HeadLimits) -> Result<(), Refusal> {
+pub(super) fn vet<B>(request: &mut Request<B>, extended: bool, limits: HeadLimits) -> Result<(), Refusal> {
     // RFC 9113 §8.2.3: clients cut cookies into crumbs to compress them better.
     join_cookies(request.headers_mut());
     check_size(request, limits)?;
@@ -24,7 +25,7 @@ pub(super) fn vet<B>(request: &mut Request<B>, limits: HeadLimits) -> Result<(),
     if request.method().as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return Err(Refusal::Malformed("method"));
     }
-    if *request.method() != Method::CONNECT {
+    if extended || *request.method() != Method::CONNECT {
         check_target(request.method(), request.uri())?;
     }
     let headers = request.headers();
@@ -84,7 +85,7 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         let mut request = builder.body(()).unwrap();
-        vet(&mut request, LIMITS).map(|()| request)
+        vet(&mut request, false, LIMITS).map(|()| request)
     }
 
     fn refusal(method: &str, uri: &str, lines: &[(&str, &str)]) -> Refusal {

@@ -11,7 +11,6 @@ mod choice;
 mod handshake;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -24,7 +23,7 @@ pub(crate) use handshake::Shaken;
 
 use crate::certificates::{self, Certificate, Slot, Why, provider};
 use crate::clock::Timestamp;
-use crate::config::{self, ClientAuth, TlsVersion};
+use crate::config::{self, ClientAuth, ListenAddress, TlsVersion};
 use crate::http::{HostNames, Zone};
 use choice::Choice;
 
@@ -51,7 +50,7 @@ pub struct Tls {
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct Endpoint {
-    address: SocketAddr,
+    address: ListenAddress,
     config: config::Tls,
     /// What handshakes begin with.
     rustls: ArcSwap<ServerConfig>,
@@ -113,7 +112,7 @@ impl Tls {
             let known = same.map(|at| left.remove(at));
             let in_use = known.map(|known| known.material());
             match Material::load(config, in_use.as_deref(), now) {
-                Ok(material) => read.push((listener.address, config, known, material)),
+                Ok(material) => read.push((listener.address.clone(), config, known, material)),
                 Err(found) => errors.extend(found),
             }
         }

@@ -13,7 +13,14 @@ const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
 fn listener(certificates: Vec<config::CertificateFiles>, client_auth: ClientAuth) -> Listener {
     let tls = config::Tls { certificates, client_auth, min_version: TlsVersion::V1_2 };
-    Listener { address: ([127, 0, 0, 1], 0).into(), h2c: false, tls: Some(tls), redirect_http_from: None }
+    Listener {
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+        connections: None,
+        proxy_protocol: false,
+        h2c: false,
+        tls: Some(tls),
+        redirect_http_from: None,
+    }
 }
 
 fn ca(folder: &Path, issued: &Issued) -> ClientCa {

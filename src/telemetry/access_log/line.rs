@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderValue, Version};
@@ -15,6 +14,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 use super::{Record, counted};
+use crate::http::Peer;
 
 /// Bytes of a value that a stranger chose, at most; what is longer ends in `…`.
 const LONGEST: usize = 1024;
@@ -74,7 +74,7 @@ struct Line<'a> {
     time: &'a [u8],
     request_id: &'a str,
     trace_id: &'a [u8],
-    client: IpAddr,
+    client: Peer,
     method: &'a str,
     host: Option<&'a [u8]>,
     path: &'a [u8],
@@ -103,7 +103,7 @@ impl Line<'_> {
         object.ascii("{\"time\":", self.time);
         object.ascii(",\"request_id\":", self.request_id.as_bytes());
         object.ascii(",\"trace_id\":", self.trace_id);
-        object.address(",\"client\":", self.client)?;
+        object.peer(",\"client\":", self.client)?;
         object.ascii(",\"method\":", self.method.as_bytes());
         object.text(",\"host\":", self.host)?;
         object.text(",\"path\":", Some(self.path))?;
@@ -201,9 +201,9 @@ impl Object<'_> {
         self.0.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
     }
 
-    fn address(&mut self, name: &str, address: IpAddr) -> io::Result<()> {
+    fn peer(&mut self, name: &str, peer: Peer) -> io::Result<()> {
         self.0.extend_from_slice(name.as_bytes());
-        Ok(serde_json::to_writer(&mut *self.0, &address)?)
+        Ok(serde_json::to_writer(&mut *self.0, &peer)?)
     }
 }
 

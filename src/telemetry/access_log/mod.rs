@@ -10,7 +10,6 @@ mod line;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal};
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +28,7 @@ use super::trace::{RequestId, TraceContext};
 use super::writer::Writer;
 use crate::clock::Timestamp;
 use crate::config::LogFormat;
-use crate::http::first;
+use crate::http::{Peer, first};
 
 /// Where lines go.
 #[derive(Clone, Debug)]
@@ -134,7 +133,7 @@ pub struct Record {
     /// This hop's place in its trace; new unless a trusted proxy's is continued.
     pub trace: TraceContext,
     /// Who sent it: the peer, until trusted proxies' headers say better.
-    pub client: IpAddr,
+    pub client: Peer,
     /// The method.
     pub method: Method,
     /// The `Host` it was sent to.
@@ -175,7 +174,7 @@ pub struct Record {
 impl Record {
     /// Begins the record of a request whose head has just arrived from `client`. It is boxed because
     /// it moves into the answer and through the server with it.
-    pub fn begin<B>(log: &AccessLog, now: Timestamp, client: IpAddr, request: &Request<B>) -> Box<Self> {
+    pub fn begin<B>(log: &AccessLog, now: Timestamp, client: Peer, request: &Request<B>) -> Box<Self> {
         log.0.metrics.requests_in_flight.inc();
         Box::new(Self {
             log: log.clone(),
@@ -227,6 +226,12 @@ impl Record {
             || status == StatusCode::NOT_MODIFIED;
         self.finished = bodiless || response.body().is_end_stream();
         response.map(|body| RecordedBody { expected: body.size_hint().exact(), body, record: self })
+    }
+
+    /// The answer has begun something that has no end of its own, such as a WebSocket.
+    pub fn switch(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.finished = true;
     }
 
     /// The answer ends here, and this is why: the status has been sent, so that it is what happened.

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
+use memchr::memchr;
 
 /// The line that says how long a chunk is, with its extensions.
 const MAX_SIZE_LINE: usize = 1024;
@@ -82,6 +83,13 @@ impl Place {
                     return Err("the size of a chunk is missing");
                 }
                 Self::Size => match httparse::parse_chunk_size(buffer) {
+                    // To the parser, anything goes in an extension: a line feed, too, which others take for its end.
+                    Ok(httparse::Status::Complete((length, _))) if first_line(buffer) != Some(length) => {
+                        return Err("the size of a chunk is malformed");
+                    }
+                    Ok(httparse::Status::Partial) if first_line(buffer).is_some() => {
+                        return Err("the size of a chunk is malformed");
+                    }
                     Ok(httparse::Status::Complete((length, size))) => {
                         buffer.advance(length);
                         *self = if size == 0 { Self::Trailers } else { Self::Chunk(size) };
@@ -113,6 +121,11 @@ impl Place {
     }
 }
 
+/// The length of the first line, of those that are looked at. None is longer than a size line may be.
+fn first_line(bytes: &[u8]) -> Option<usize> {
+    memchr(b'\n', bytes.get(..MAX_SIZE_LINE).unwrap_or(bytes)).map(|at| at + 1)
+}
+
 fn up_to(left: u64, buffer: &mut BytesMut) -> Bytes {
     let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
     buffer.split_to(length).freeze()
@@ -122,7 +135,7 @@ fn up_to(left: u64, buffer: &mut BytesMut) -> Bytes {
 fn trailers(bytes: &[u8]) -> Result<Option<(usize, HeaderMap)>, &'static str> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_TRAILER_LINES];
     match httparse::parse_headers(bytes, &mut lines) {
-        Ok(httparse::Status::Complete((length, lines))) => {
+        Ok(httparse::Status::Complete((length, lines))) if length <= MAX_TRAILERS => {
             let mut fields = HeaderMap::with_capacity(lines.len());
             for line in lines {
                 let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_invalid| "a trailer is malformed")?;
@@ -191,6 +204,8 @@ mod tests {
             "5 5\r\n",
             "ffffffffffffffff1\r\n",
             "5\nhello",
+            "5;a\nhello",
+            "5;a\nb\r\nhello\r\n0\r\n\r\n",
             "0\r\nno colon\r\n\r\n",
             &long,
             &many,

@@ -33,7 +33,7 @@ impl Socket {
         Self { stream: RefCell::new(stream), is_reset: Cell::new(false) }
     }
 
-    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(in super::super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes));
         if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe) {
             self.is_reset.set(true);
@@ -42,7 +42,7 @@ impl Socket {
     }
 
     /// TLS may hold back what the system did not take; a plain socket has nothing to do.
-    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in super::super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
     }
 
@@ -152,6 +152,16 @@ impl Connection {
                 Err(error) => return Poll::Ready(Some(Err(Broken::Closed(error)))),
             }
         }
+    }
+
+    /// Whatever came, on a connection that is nothing but bytes; none at the end.
+    pub(in super::super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if self.unread.is_empty() && self.poll_fill(cx)?.is_pending() {
+            // It may be quiet for hours.
+            self.rest();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(self.unread.split().freeze()))
     }
 
     /// Whether the answer has been read to its end.

@@ -7,6 +7,8 @@
 
 mod body;
 mod connection;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod head;
 mod pump;
 

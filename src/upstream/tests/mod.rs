@@ -8,6 +8,7 @@ mod again;
 mod early;
 mod failures;
 mod framing;
+mod http2;
 mod reuse;
 mod secure;
 mod whoami;
@@ -28,7 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Connections, Error, Exchange, Managed, Timing, Trailers, Upstream, forward};
-use crate::config::{self, Balance, Endpoint, HostHeader, Servers, Transport, UpstreamTls};
+use crate::config::{self, Balance, Endpoint, HostHeader, Protocol, Servers, Transport, UpstreamTls};
 use crate::http::{Body, BodyError};
 use crate::telemetry::metrics::{Metrics, ServerState};
 
@@ -138,6 +139,7 @@ impl Gate {
         let mut config = config::Upstream {
             name: Arc::from("app"),
             servers: Servers::Http(vec![script.endpoint()]),
+            protocol: Protocol::Http1,
             balance: Balance::Least,
             host: HostHeader::Preserve,
             connect: Duration::from_secs(5),
@@ -164,7 +166,10 @@ impl Gate {
         }
     }
 
-    pub(super) async fn forward(&self, mut request: Request<Sent>) -> Result<Response<Body>, Error> {
+    pub(super) async fn forward<B>(&self, mut request: Request<B>) -> Result<Response<Body>, Error>
+    where
+        B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
+    {
         // As the vetting does: read what was said of trailers, then remove it.
         let trailers = Trailers::of(request.headers(), |name| (self.managed)(name));
         for name in ["te", "trailer"] {
@@ -176,6 +181,7 @@ impl Gate {
             managed: &self.managed,
             body_stall: self.body_stall,
             affinity: *self.affinity.borrow(),
+            handshake: None,
         };
         let mut timing = Timing::default();
         let answer = forward(&self.upstream, &self.connections, request, &exchange, &mut timing).await;

@@ -1,6 +1,8 @@
 //! Servers behind TLS and behind unix sockets.
 
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -27,6 +29,11 @@ fn certificate(folder: &Path, name: &str) -> CertificateFiles {
 
 /// A TLS server with this certificate, which asks for one of `clients` if there are any.
 fn server(files: &CertificateFiles, clients: Option<&CertificateFiles>) -> TlsAcceptor {
+    server_of(files, clients, &["h2", "http/1.1"])
+}
+
+/// The same, which offers these protocols.
+fn server_of(files: &CertificateFiles, clients: Option<&CertificateFiles>, protocols: &[&str]) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().unwrap();
@@ -41,7 +48,7 @@ fn server(files: &CertificateFiles, clients: Option<&CertificateFiles>) -> TlsAc
         }
     };
     let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(&files.key).unwrap()).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
 }
 
@@ -102,6 +109,73 @@ fn a_certificate_has_to_be_the_right_one() {
         }
         let anybody = UpstreamTls { danger_accept_invalid: true, ..UpstreamTls::default() };
         assert_eq!(outcome(&server(&by_name, None), anybody).await.0.unwrap(), "hi");
+    });
+}
+
+/// What comes of a request to a server that offers these protocols.
+async fn spoken(protocol: Protocol, files: &CertificateFiles, offered: &[&str]) -> Result<String, Error> {
+    let script = Script::new();
+    let gate = Gate::with(&script, |config| {
+        config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script.endpoint() }]);
+        config.tls = UpstreamTls { ca: Some(files.chain.clone()), ..UpstreamTls::default() };
+        config.protocol = protocol;
+    });
+    let acceptor = server_of(files, None, offered);
+    let serve = async {
+        let mut stream = acceptor.accept(script.accept().await.stream).await.ok()?;
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut reply))) = connection.accept().await {
+                assert_eq!(request.uri().scheme_str(), Some("https"));
+                let mut body = reply.send_response(Response::new(()), false).unwrap();
+                body.send_data(Bytes::from_static(b"over h2"), true).unwrap();
+            }
+        } else {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.ok().filter(|count| *count > 0)?;
+            }
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+        Some(())
+    };
+    let ask = async {
+        match gate.forward(get()).await {
+            Ok(answer) => Ok(text(answer).await),
+            Err(error) => Err(error),
+        }
+    };
+    let served = async {
+        serve.await;
+        std::future::pending::<()>().await
+    };
+    tokio::select! { answer = ask => answer, () = served => unreachable!() }
+}
+
+#[test]
+fn the_protocol_is_what_both_sides_want() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let own = certificate(folder.path(), "127.0.0.1");
+        let both: &[&str] = &["http/1.1", "h2"];
+        for (protocol, offered, expected) in [
+            (Protocol::Http2, both, Some("over h2")),
+            (Protocol::Http2, &["http/1.1"], None),
+            (Protocol::Http2, &[], None),
+            (Protocol::Auto, &["h2", "http/1.1"], Some("over h2")),
+            (Protocol::Auto, both, Some("hi")),
+            (Protocol::Auto, &["http/1.1"], Some("hi")),
+            (Protocol::Auto, &[], Some("hi")),
+            (Protocol::Http1, both, Some("hi")),
+        ] {
+            let answer = spoken(protocol, &own, offered).await;
+            match expected {
+                Some(text) => assert_eq!(answer.unwrap(), text, "{protocol:?} {offered:?}"),
+                None => {
+                    assert!(matches!(answer, Err(Error::Connect(ConnectError::Tls(_)))), "{protocol:?} {offered:?}")
+                }
+            }
+        }
     });
 }
 
@@ -240,5 +314,99 @@ fn a_unix_socket_is_a_server_like_others() {
         drop(another);
         let error = gate.forward(get()).await.unwrap_err();
         assert!(matches!(error, Error::Connect(ConnectError::Refused(_))), "{error:?}");
+    });
+}
+
+#[test]
+fn a_slow_handshake_takes_nothing_from_the_wait_for_the_answer() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let files = certificate(folder.path(), "127.0.0.1");
+        let (acceptor, script) = (server(&files, None), Script::new());
+        let gate = Gate::with(&script, |config| {
+            config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script.endpoint() }]);
+            config.tls = UpstreamTls { ca: Some(files.chain.clone()), ..UpstreamTls::default() };
+            config.response_head = Duration::from_millis(400);
+        });
+        let (answer, ()) = tokio::join!(gate.forward(get()), async {
+            let stream = script.accept().await.stream;
+            // Here the time itself is what is looked at: longer than the wait for the head may last.
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut head).await.unwrap() > 0);
+            }
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        });
+        assert_eq!(text(answer.unwrap()).await, "hi");
+    });
+}
+
+/// A body of so many pieces that tells how many were taken.
+struct Counted {
+    left: usize,
+    taken: Rc<Cell<usize>>,
+}
+
+impl Counted {
+    const PIECE: Bytes = Bytes::from_static(&[b'x'; 16 << 10]);
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(left) = self.left.checked_sub(1) else { return Poll::Ready(None) };
+        self.left = left;
+        self.taken.set(self.taken.get() + 1);
+        Poll::Ready(Some(Ok(Frame::data(Self::PIECE))))
+    }
+}
+
+/// Uploads so many pieces to a TLS server that reads nothing until no more of them are taken. Gives
+/// how many had been by then.
+async fn upload(files: &CertificateFiles, pieces: usize) -> usize {
+    let (acceptor, script) = (server(files, None), Script::new());
+    let gate = Gate::with(&script, |config| {
+        config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script.endpoint() }]);
+        config.tls = UpstreamTls { ca: Some(files.chain.clone()), ..UpstreamTls::default() };
+    });
+    let taken = Rc::new(Cell::new(0));
+    let mut put = Request::new(Counted { left: pieces, taken: Rc::clone(&taken) });
+    *put.method_mut() = Method::PUT;
+    let (answer, before) = tokio::join!(gate.forward(put), async {
+        let mut stream = acceptor.accept(script.accept().await.stream).await.unwrap();
+        let mut before = usize::MAX;
+        while before != taken.get() {
+            before = taken.get();
+            // Nobody tells when a writer has come to a stop.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n0\r\n\r\n") {
+            assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+        }
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        before
+    });
+    assert_eq!(text(answer.unwrap()).await, "hi");
+    before
+}
+
+/// TLS takes some more than the system does and keeps it: somebody has to hand it over, also when
+/// nothing follows.
+#[test]
+fn the_end_of_an_upload_leaves_tls_when_the_system_takes_no_more() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let files = certificate(folder.path(), "127.0.0.1");
+        let room = upload(&files, 4000).await;
+        assert!((4..4000).contains(&room), "{room}");
+        // What TLS keeps is less than five pieces: the end of some of these is among it.
+        for fewer in 0..6 {
+            upload(&files, room - fewer).await;
+        }
     });
 }

@@ -218,7 +218,7 @@ async fn lesson_37_no_upgrade_and_no_tunnel() {
     stage.breaks(&get_fields("/public/a", &[("upgrade", "h2c")])).await;
     stage.refuses(&[(":method", "CONNECT"), (":authority", "gw:443")], 405).await;
     let extended = [&[(":protocol", "websocket")], &request("CONNECT", "/public/a", &[])[..]].concat();
-    stage.breaks(&extended).await;
+    stage.refuses(&extended, 405).await;
     // HTTP/1.1 on the same listener is not upgraded either.
     let upgrade = "GET /public/a HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
                    HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";

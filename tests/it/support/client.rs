@@ -104,10 +104,33 @@ impl Client {
         }
     }
 
+    /// Everything up to and with these bytes.
+    pub(crate) async fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.peek(bytes).await;
+        let end = super::reply::find(&self.pending, bytes).expect("it was seen") + bytes.len();
+        self.pending.drain(..end).collect()
+    }
+
     /// Everything until the gateway closes.
     pub(crate) async fn read_to_close(&mut self) -> Vec<u8> {
         while self.fill().await {}
         std::mem::take(&mut self.pending)
+    }
+
+    /// Everything, if the gateway has closed by now.
+    pub(crate) async fn read_if_closed(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let mut chunk = [0; 4096];
+            let read = tokio::select! {
+                biased;
+                read = self.stream.read(&mut chunk) => read,
+                () = std::future::ready(()) => return None,
+            };
+            match read {
+                Ok(read) if read > 0 => self.pending.extend_from_slice(&chunk[..read]),
+                _ => return Some(std::mem::take(&mut self.pending)),
+            }
+        }
     }
 
     /// The gateway must close without another byte.

@@ -19,6 +19,7 @@
 //!   It fails the test by itself when a request reaches it that no gateway may send: two `Host`
 //!   lines, two framings, hop-by-hop headers, a target that is not a plain path. Its answers
 //!   carry `X-Upstream`, which is how the client tells them from the gateway's own.
+//! - [`h2_upstream::H2Upstream`] is one that speaks HTTP/2, whose requests the test takes and answers itself.
 //! - [`FakePool`] is a user pool of which only the tokens and the key endpoint exist. It signs any
 //!   header and claims, well-formed or not, and its endpoint can be slow, wrong, huge or dead
 //!   (`endpoint.set(KeyMode::…)`); it counts fetches.
@@ -33,6 +34,7 @@
 mod client;
 mod fake_pool;
 pub(crate) mod h2;
+pub(crate) mod h2_upstream;
 mod pool_api;
 mod portcullis;
 pub(crate) mod process;

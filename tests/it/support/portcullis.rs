@@ -123,9 +123,9 @@ impl Portcullis {
         self.addresses()[0]
     }
 
-    /// Where clients connect, listener by listener.
+    /// Where clients connect over TCP, listener by listener.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.app().listeners()
+        self.app().listeners().iter().filter_map(|address| address.tcp()).collect()
     }
 
     /// Where clients are sent to `https`.

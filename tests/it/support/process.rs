@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::Value;
@@ -36,8 +36,13 @@ impl Process {
 
     /// The same after this shell command, which may limit what it has.
     pub(crate) async fn start_after(folder: &Path, toml: &str, first: &str) -> Self {
+        Self::start_on(folder, toml, first, Stdio::null()).await
+    }
+
+    /// The same with this as standard input, which the shell command may make another descriptor of.
+    pub(crate) async fn start_on(folder: &Path, toml: &str, first: &str, input: impl Into<Stdio>) -> Self {
         let (listener, admin) = (free_port(), free_port());
-        let child = spawn(folder, &filled_in(toml, listener, admin), first, "run");
+        let child = spawn(folder, &filled_in(toml, listener, admin), first, "run", input.into());
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (listener, admin) = (loopback(listener), loopback(admin));
         let mut process = Self { folder: folder.to_owned(), child: Some(child), listener, admin };
@@ -58,7 +63,7 @@ impl Process {
     /// Starts `portcullis pool serve` on these sections, with the pool at this port, and waits until it
     /// shows its keys.
     pub(crate) async fn serve_pool(folder: &Path, toml: &str, port: u16, pool_id: &str) -> Self {
-        let child = spawn(folder, &config_at_free_ports(toml), "true", "pool serve");
+        let child = spawn(folder, &config_at_free_ports(toml), "true", "pool serve", Stdio::null());
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let process = Self { folder: folder.to_owned(), child: Some(child), listener: address, admin: address };
         until("the pool's keys", async || {
@@ -163,11 +168,12 @@ pub(crate) fn config_at_free_ports(toml: &str) -> String {
 }
 
 /// Starts a command of the binary on this config, after this shell command.
-fn spawn(folder: &Path, config: &str, first: &str, command: &str) -> Child {
+fn spawn(folder: &Path, config: &str, first: &str, command: &str, input: Stdio) -> Child {
     std::fs::write(folder.join("portcullis.toml"), config).unwrap();
     let script = format!("{first} && exec \"$0\" {command} --config portcullis.toml");
     in_folder(Command::new("sh"), folder)
         .args(["-c", &script, BINARY])
+        .stdin(input)
         .stdout(File::create(folder.join("stdout")).unwrap())
         .stderr(File::create(folder.join("stderr")).unwrap())
         .spawn()
@@ -183,7 +189,7 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 fn in_folder(mut command: Command, folder: &Path) -> Command {
-    command.current_dir(folder).env_remove("PORTCULLIS_CONFIG").stdin(std::process::Stdio::null());
+    command.current_dir(folder).env_remove("PORTCULLIS_CONFIG").stdin(Stdio::null());
     command
 }
 

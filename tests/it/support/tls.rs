@@ -9,6 +9,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -81,9 +82,20 @@ impl TlsClient {
     }
 
     async fn shake(&self, address: SocketAddr, name: &str) -> io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(address).await?;
+        self.shake_over(TcpStream::connect(address).await?, name).await
+    }
+
+    async fn shake_over<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, name: &str) -> io::Result<TlsStream<S>> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         soon("a handshake", TlsConnector::from(Arc::clone(&self.0)).connect(name, stream)).await
+    }
+
+    /// Asks for `name` over a connection that is there already.
+    pub(crate) async fn over<S>(&self, stream: S, name: &str) -> io::Result<Client>
+    where
+        S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static,
+    {
+        Ok(Client::over(self.shake_over(stream, name).await?))
     }
 
     /// Asks `address` for `name`.
