@@ -7,6 +7,7 @@
 
 // 0: things everybody may use. No knowledge of the product.
 pub mod clock;
+pub mod distinguished_name;
 pub mod es256;
 pub mod http;
 pub mod json;
@@ -18,7 +19,8 @@ pub mod websocket;
 // 1: what the user wrote and what it means.
 pub mod config;
 
-// 2: what operators see.
+// 2: what operators see; certificates.
+pub mod certificates;
 pub mod telemetry;
 
 // 3: the parts, which do not know each other.

@@ -54,7 +54,7 @@ fuzz_target!(|data: &[u8]| {
         request_id: RequestId::random(),
         trace: TraceContext::random(),
     };
-    let permit = authorize(&Access::Public, &Credential::Absent).expect("public");
+    let permit = authorize(&Access::Public, &Credential::Absent, None).expect("public");
     let mut request = http::Request::new(());
     *request.headers_mut() = headers;
     let edits = HeaderEdits::default();

@@ -75,12 +75,18 @@ impl Principal {
 #[derive(Clone, Debug)]
 pub struct Permit {
     principal: Option<Arc<Principal>>,
+    certificate: Option<Arc<str>>,
 }
 
 impl Permit {
     /// Whom it was given to; `None` for an anonymous caller.
     pub fn principal(&self) -> Option<&Arc<Principal>> {
         self.principal.as_ref()
+    }
+
+    /// Whom the TLS certificate was given to that the client showed, whether a rule asked for it or not.
+    pub fn certificate(&self) -> Option<&Arc<str>> {
+        self.certificate.as_ref()
     }
 
     /// The same, where the permit has served its purpose.
@@ -96,11 +102,11 @@ pub enum Denial {
     Missing,
     /// What is there is not good.
     Refused(Refusal),
-    /// The token is good but lacks something.
+    /// What is there is good but lacks something.
     Lacking(Lack),
 }
 
-/// What a good token lacks.
+/// What a caller lacks that has shown nothing bad.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lack {
     /// None of the groups that the rule names.
@@ -109,6 +115,8 @@ pub enum Lack {
     Scope(String),
     /// This claim, or a value of it that the rule takes.
     Claim(String),
+    /// A TLS certificate that was given to somebody whom the rule names.
+    Certificate,
 }
 
 impl Denial {
@@ -120,28 +128,47 @@ impl Denial {
             Self::Lacking(Lack::Group) => "group",
             Self::Lacking(Lack::Scope(_)) => "scope",
             Self::Lacking(Lack::Claim(_)) => "claim",
+            Self::Lacking(Lack::Certificate) => "certificate",
         }
     }
 }
 
 /// Decides on a request. Evaluated for every one, also when its token comes from the cache.
+/// `certificate` tells whom the client's TLS certificate was given to, if it showed one.
 ///
 /// # Errors
 /// When the route does not let it pass.
-pub fn authorize(access: &Access, credential: &Credential) -> Result<Permit, Denial> {
+pub fn authorize(access: &Access, credential: &Credential, certificate: Option<&Arc<str>>) -> Result<Permit, Denial> {
+    let permit = |principal: Option<&Arc<Principal>>| {
+        Ok(Permit { principal: principal.cloned(), certificate: certificate.cloned() })
+    };
     match (access, credential) {
         (_, Credential::Refused(refusal @ Refusal::Ambiguous)) => Err(Denial::Refused(*refusal)),
-        (Access::Public, _) | (Access::Optional, Credential::Absent) => Ok(Permit { principal: None }),
-        (Access::Required(_), Credential::Absent) => Err(Denial::Missing),
+        (Access::Public, _) | (Access::Optional, Credential::Absent) => permit(None),
         (_, Credential::Refused(refusal)) => Err(Denial::Refused(*refusal)),
-        (Access::Optional, Credential::Accepted(principal)) => permit(&Rule::default(), principal),
-        (Access::Required(rule), Credential::Accepted(principal)) => permit(rule, principal),
+        (Access::Optional, Credential::Accepted(principal)) => {
+            satisfies(&Rule::default(), principal.verified.claims(), principal.verified.pool())?;
+            permit(Some(principal))
+        }
+        (Access::Required(rule), Credential::Absent) => {
+            shows(rule, certificate.map(|subject| &**subject))?;
+            if rule.wants_token() { Err(Denial::Missing) } else { permit(None) }
+        }
+        (Access::Required(rule), Credential::Accepted(principal)) => {
+            shows(rule, certificate.map(|subject| &**subject))?;
+            satisfies(rule, principal.verified.claims(), principal.verified.pool())?;
+            permit(Some(principal))
+        }
     }
 }
 
-fn permit(rule: &Rule, principal: &Arc<Principal>) -> Result<Permit, Denial> {
-    satisfies(rule, principal.verified.claims(), principal.verified.pool())?;
-    Ok(Permit { principal: Some(Arc::clone(principal)) })
+/// Holds the name in a client's TLS certificate against a rule.
+///
+/// # Errors
+/// When the rule names others.
+pub fn shows(rule: &Rule, certificate: Option<&str>) -> Result<(), Denial> {
+    let is_named = || certificate.is_some_and(|subject| rule.certificates.iter().any(|named| named == subject));
+    if rule.certificates.is_empty() || is_named() { Ok(()) } else { Err(Denial::Lacking(Lack::Certificate)) }
 }
 
 /// Holds the claims of a token of `pool` against a rule.
@@ -206,7 +233,8 @@ mod tests {
 
     /// Whether the decision is to let it pass, and as whom.
     fn decide(access: &Access, credential: &Credential) -> Result<Option<String>, Denial> {
-        authorize(access, credential).map(|permit| permit.principal().map(|principal| principal.subject().to_string()))
+        authorize(access, credential, None)
+            .map(|permit| permit.principal().map(|principal| principal.subject().to_string()))
     }
 
     /// What a rule says of an access token with some claims more.
@@ -253,12 +281,41 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_stands_beside_a_token_or_for_itself() {
+        let named = Rule { certificates: vec!["CN=batch,O=Example".into(), "CN=backup".into()], ..Rule::default() };
+        let both = Rule { pool: Some("main".into()), ..named.clone() };
+        let lacking = Err(Denial::Lacking(Lack::Certificate));
+        let user = accepted(&testing::access_claims());
+        let bad = Credential::Refused(Refusal::Scheme);
+        let decide = |rule: &Rule, credential: &Credential, certificate: Option<&str>| {
+            let certificate = certificate.map(Arc::from);
+            let permit = authorize(&Access::Required(rule.clone()), credential, certificate.as_ref())?;
+            assert_eq!(permit.certificate(), certificate.as_ref());
+            Ok(permit.principal().is_some())
+        };
+        for good in ["CN=batch,O=Example", "CN=backup"] {
+            assert_eq!(decide(&named, &Credential::Absent, Some(good)), Ok(false), "it is enough");
+            assert_eq!(decide(&named, &user, Some(good)), Ok(true), "a token that is there says who calls");
+            assert_eq!(decide(&named, &bad, Some(good)), Err(Denial::Refused(Refusal::Scheme)));
+            assert_eq!(decide(&both, &Credential::Absent, Some(good)), Err(Denial::Missing));
+            assert_eq!(decide(&both, &user, Some(good)), Ok(true));
+        }
+        for other in [None, Some("CN=batch"), Some("CN=batch,O=Example,C=DE"), Some("cn=backup"), Some("")] {
+            for (rule, credential) in [(&named, &Credential::Absent), (&named, &user), (&both, &user)] {
+                assert_eq!(decide(rule, credential, other), lacking, "{other:?}");
+            }
+        }
+        assert_eq!(decide(&Rule::default(), &Credential::Absent, Some("CN=backup")), Err(Denial::Missing));
+    }
+
+    #[test]
     fn every_denial_has_a_word_of_its_own() {
-        let lacking = [Lack::Group, Lack::Scope("a".into()), Lack::Claim("a".into())].map(Denial::Lacking);
+        let lacking =
+            [Lack::Group, Lack::Scope("a".into()), Lack::Claim("a".into()), Lack::Certificate].map(Denial::Lacking);
         let denials = refusals().into_iter().map(Denial::Refused).chain(lacking).chain([Denial::Missing]);
         let words: Vec<&str> = denials.map(|denial| denial.as_str()).collect();
         assert_eq!(words.iter().collect::<HashSet<_>>().len(), words.len(), "{words:?}");
-        assert_eq!(words.len(), Reason::ALL.len() + 3 + 3 + 1);
+        assert_eq!(words.len(), Reason::ALL.len() + 3 + 4 + 1);
     }
 
     #[test]

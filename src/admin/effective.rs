@@ -316,7 +316,7 @@ fn show_edits(edits: &HeaderEdits) -> Value {
 }
 
 fn show_rule(rule: &Rule) -> Value {
-    let Rule { groups, scopes, claims, pool, token_use, clients } = rule;
+    let Rule { groups, scopes, claims, pool, token_use, clients, certificates } = rule;
     json!({
         "groups": groups,
         "scopes": scopes,
@@ -324,6 +324,7 @@ fn show_rule(rule: &Rule) -> Value {
         "pool": pool.as_deref(),
         "token_use": token_use.as_deref().map(token_uses),
         "clients": clients,
+        "certificates": certificates,
     })
 }
 

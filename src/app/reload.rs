@@ -17,6 +17,7 @@ use crate::gateway::Gateway;
 use crate::server::tls::Tls;
 use crate::telemetry::LogLevel;
 use crate::telemetry::metrics::{Metrics, Outcome, Pool, Server};
+use crate::upstream::Upstream;
 
 /// What is in force. Only a reload replaces it, one at a time.
 #[derive(Debug)]
@@ -125,14 +126,17 @@ impl Live {
     pub(super) async fn watch_certificates(self: Arc<Self>) {
         loop {
             sleep(watch::INTERVAL).await;
-            if self.parts.load().tls.endpoints().is_empty() {
+            let parts = self.parts.load_full();
+            if parts.tls.endpoints().is_empty() && !parts.upstreams().any(Upstream::has_certificates) {
                 continue;
             }
             // A reload reads them, too.
             let turn = Arc::clone(&self.turn).lock_owned().await;
             let live = Arc::clone(&self);
             let look = tokio::task::spawn_blocking(move || {
-                live.parts.load().tls.refresh(live.base.clock.now());
+                let (parts, now) = (live.parts.load_full(), live.base.clock.now());
+                parts.tls.refresh(now);
+                parts.upstreams().for_each(|upstream| upstream.refresh_certificates(now));
                 drop(turn);
             });
             if look.await.is_err() {

@@ -14,9 +14,10 @@ use crate::access::assertion;
 use crate::access::authenticate::bearer;
 use crate::access::forwarded::{Forwarded, Hop};
 use crate::access::identity::{Identity, Stamp, stamp};
-use crate::access::{Credential, Denial, Lack, authenticate, authorize, satisfies};
+use crate::access::{Credential, Denial, Lack, authenticate, authorize, satisfies, shows};
 use crate::clock::Clock;
 use crate::config::{Access, Assertion, Config, HeaderEdits, Pool, Route, Rule, Servers};
+use crate::distinguished_name;
 use crate::gateway::host::effective_host;
 use crate::gateway::route::{Miss, Routes};
 use crate::http::Transport;
@@ -41,9 +42,16 @@ pub struct Question {
     /// A JSON file with the claims of a token that counts as verified
     #[arg(long, value_name = "FILE")]
     claims: Option<PathBuf>,
+    /// Whom the client's TLS certificate was given to, for instance `CN=batch,O=Example`
+    #[arg(long, value_name = "NAME", value_parser = certificate)]
+    certificate: Option<Arc<str>>,
     /// A further request header
     #[arg(long = "header", value_name = "'NAME: VALUE'")]
     headers: Vec<String>,
+}
+
+fn certificate(text: &str) -> Result<Arc<str>, &'static str> {
+    distinguished_name::normal(text).map(Arc::from).ok_or("not a name such as CN=batch,O=Example")
 }
 
 /// How long the key endpoint may take.
@@ -98,16 +106,22 @@ fn explain(config: &Config, question: &Question, out: &mut dyn Write) -> Result<
     line("route", &format!("{} ({}:{})", route.label, config.source.display(), route.line))?;
     line("rule", &rule_text(&route.access))?;
 
+    let certificate = question.certificate.as_ref();
     let shown = match &route.access {
         Access::Public => Shown::Nothing,
         _ => shown(config, question, &request)?,
     };
     line("token", &shown.text())?;
-    if let Err(denial) = shown.against(&route.access, request.headers()) {
+    if let Err(denial) = shown.against(&route.access, request.headers(), certificate) {
         let why = denial_text(&denial);
         return Ok(line("refused", &refused(&denial.into(), &why))?);
     }
-    line("allowed", if matches!(shown, Shown::Nothing) { "as an anonymous caller" } else { "as the token's user" })?;
+    let who = match (&shown, &route.access) {
+        (Shown::Nothing, Access::Required(_)) => "as the owner of the certificate",
+        (Shown::Nothing, _) => "as an anonymous caller",
+        _ => "as the token's user",
+    };
+    line("allowed", who)?;
     if let Some(limit) = &route.limit {
         let (by, burst) = (limit.by.as_str(), limit.burst);
         line("limit", &format!("{} in {:?} by {by}, {burst} at once", limit.rate, limit.per))?;
@@ -121,9 +135,9 @@ fn explain(config: &Config, question: &Question, out: &mut dyn Write) -> Result<
             Ok(sent) => sent,
             Err(error) => return Ok(line("refused", &refused(&error.into(), &error.to_string()))?),
         };
-        let stricter = routes
-            .named(&host.name, &sent, request.method())
-            .find(|other| other.upstream == route.upstream && shown.against(&other.access, request.headers()).is_err());
+        let stricter = routes.named(&host.name, &sent, request.method()).find(|other| {
+            other.upstream == route.upstream && shown.against(&other.access, request.headers(), certificate).is_err()
+        });
         line("rewritten", &sent.text)?;
         if let Some(other) = stricter {
             let problem = Problem::from(Code::AccessDenied).because("rewrite");
@@ -157,11 +171,16 @@ enum Shown {
 
 impl Shown {
     /// Whether it passes.
-    fn against(&self, access: &Access, headers: &HeaderMap) -> Result<(), Denial> {
+    fn against(&self, access: &Access, headers: &HeaderMap, certificate: Option<&Arc<str>>) -> Result<(), Denial> {
         match (access, self) {
-            (Access::Public, _) | (_, Self::Nothing) => authorize(access, &authenticate::unasked(headers)).map(|_| ()),
+            (Access::Public, _) | (_, Self::Nothing) => {
+                authorize(access, &authenticate::unasked(headers), certificate).map(|_| ())
+            }
             (_, Self::Refused(denial)) => Err(denial.clone()),
-            (Access::Required(rule), Self::Claims { claims, pool, .. }) => satisfies(rule, claims, pool),
+            (Access::Required(rule), Self::Claims { claims, pool, .. }) => {
+                shows(rule, certificate.map(|subject| &**subject))?;
+                satisfies(rule, claims, pool)
+            }
             (Access::Optional, Self::Claims { claims, pool, .. }) => satisfies(&Rule::default(), claims, pool),
         }
     }
@@ -256,7 +275,17 @@ fn rule_text(access: &Access) -> String {
             want("of a client of", rule.clients.as_deref().unwrap_or_default());
             let uses = rule.token_use.iter().flatten().map(|token_use| token_use.as_str().to_owned());
             want("of the kind", &uses.collect::<Vec<_>>());
-            format!("required: a verified token with {}", wants.join("; "))
+            let certificates = match &*rule.certificates {
+                [] => String::new(),
+                named => format!("a certificate of any of {}", named.join("; ")),
+            };
+            let token = match (rule.wants_token(), wants.is_empty()) {
+                (false, _) => String::new(),
+                (true, true) => "a verified token".to_owned(),
+                (true, false) => format!("a verified token with {}", wants.join("; ")),
+            };
+            let both = if certificates.is_empty() || token.is_empty() { "" } else { ", and " };
+            format!("required: {token}{both}{certificates}")
         }
     }
 }
@@ -265,6 +294,7 @@ fn denial_text(denial: &Denial) -> String {
     match denial {
         Denial::Missing => "there is no token".to_owned(),
         Denial::Refused(refusal) => format!("the credential is refused: {}", refusal.as_str()),
+        Denial::Lacking(Lack::Certificate) => "the client's certificate is none of those that are named".to_owned(),
         Denial::Lacking(Lack::Group) => "the token has none of the groups".to_owned(),
         Denial::Lacking(Lack::Scope(scope)) => format!("the token lacks the scope {scope}"),
         Denial::Lacking(Lack::Claim(claim)) => format!("the token lacks the claim {claim}, or has another value"),
@@ -318,7 +348,7 @@ fn upstream(
         request_id: RequestId::random(),
         trace: TraceContext::random(),
     };
-    let anonymous = authorize(&Access::Public, &Credential::Absent).map_err(|denial| denial_text(&denial))?;
+    let anonymous = authorize(&Access::Public, &Credential::Absent, None).map_err(|denial| denial_text(&denial))?;
     let edits = &route.request_headers;
     let stamp_with = Stamp {
         identity: &identity,

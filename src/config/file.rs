@@ -142,7 +142,7 @@ pub static ROUTE: Shape = Shape {
 };
 /// `access` as a table.
 pub static ACCESS: Shape =
-    Shape { place: "`access`", keys: &["groups", "scopes", "claims", "pool", "token_use", "clients"] };
+    Shape { place: "`access`", keys: &["groups", "scopes", "claims", "pool", "token_use", "clients", "certificates"] };
 /// `limit` there.
 pub static LIMIT: Shape = Shape { place: "`limit`", keys: &["rate", "burst", "by"] };
 /// `request_headers` and `response_headers` there.

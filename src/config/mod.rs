@@ -667,7 +667,7 @@ pub enum Access {
     Required(Rule),
 }
 
-/// What a verified token must show.
+/// What a verified token must show, and the connection it came over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Any of these groups. Empty: does not matter.
@@ -682,6 +682,18 @@ pub struct Rule {
     pub token_use: Option<Vec<TokenUse>>,
     /// These app clients instead of the pool's.
     pub clients: Option<Vec<String>>,
+    /// The client's TLS certificate was given to any of these, in the form of
+    /// [`crate::distinguished_name`]. Empty: does not matter.
+    pub certificates: Vec<String>,
+}
+
+impl Rule {
+    /// Whether a token is needed. Where nothing but a certificate is asked for, that is enough.
+    pub fn wants_token(&self) -> bool {
+        let Self { groups, scopes, claims, pool, token_use, clients, certificates } = self;
+        let any = !(groups.is_empty() && scopes.is_empty() && claims.is_empty());
+        certificates.is_empty() || any || pool.is_some() || token_use.is_some() || clients.is_some()
+    }
 }
 
 /// `[auth]`: the identity routes.

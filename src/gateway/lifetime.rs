@@ -127,6 +127,8 @@ pub(super) struct Life {
     /// By which it was decided.
     gateway: Arc<Gateway>,
     principal: Option<Arc<Principal>>,
+    /// Whom the client's TLS certificate was given to.
+    certificate: Option<Arc<str>>,
     /// How long it may go on afterwards.
     grace: Duration,
     /// It is a WebSocket.
@@ -155,8 +157,11 @@ impl Held {
 impl Life {
     pub(super) fn new(worker: Rc<Worker>, gateway: Arc<Gateway>, held: Held) -> Self {
         let Held { permit, grace } = held;
+        let certificate = permit.certificate().cloned();
         let principal = permit.into_principal();
-        let mut life = Self { worker, gateway, principal, grace, is_tunnel: false, end: None, seat: None, beat: 0 };
+        let is_tunnel = false;
+        let mut life =
+            Self { worker, gateway, principal, certificate, grace, is_tunnel, end: None, seat: None, beat: 0 };
         life.end = life.expiry();
         life
     }
@@ -242,7 +247,8 @@ impl Life {
             return Err("websocket");
         }
         let credential = principal.map_or(Credential::Absent, Credential::Accepted);
-        let permit = authorize(&route.config.access, &credential).map_err(|denial| denial.as_str())?;
+        let permit = authorize(&route.config.access, &credential, self.certificate.as_ref())
+            .map_err(|denial| denial.as_str())?;
         self.principal = permit.into_principal();
         self.end = match route.config.stream_grace {
             Some(grace) => {

@@ -107,6 +107,8 @@ struct Asked<'a> {
     method: &'a Method,
     /// With the credential.
     headers: &'a HeaderMap,
+    /// Whom the client's TLS certificate was given to.
+    certificate: Option<&'a Arc<str>>,
 }
 
 impl Gateway {
@@ -129,18 +131,23 @@ impl Gateway {
             Access::Public => authenticate::unasked(asked.headers),
             _ => self.authenticator.credential(asked.headers, now).await,
         };
-        let decision = authorize(&route.config.access, &credential);
+        let decision = authorize(&route.config.access, &credential, asked.certificate);
         self.decisions.count(&decision);
         let permit = decision?;
         if let Some(principal) = permit.principal() {
             record.subject = Some(Arc::clone(principal.subject()));
             record.pool = Some(Arc::clone(&principal.verified().pool().name));
+        } else if matches!(route.config.access, Access::Required(_)) {
+            // Nothing but the certificate let it in.
+            record.subject = permit.certificate().cloned();
         }
         if let Some(limit) = &route.limit
             && limit.by() == LimitBy::Subject
         {
             let key = match (&record.pool, &record.subject) {
                 (Some(pool), Some(subject)) => Key::Subject(pool, subject),
+                // No pool is called so.
+                (None, Some(subject)) => Key::Subject("@certificate", subject),
                 _ => Key::Client(record.client),
             };
             limit.take(key, now)?;
@@ -149,7 +156,8 @@ impl Gateway {
         let rewritten = rewrite.apply(&asked.path.text);
         // Nobody reaches by another name what they could not reach by its own.
         let may = |other: &Route| {
-            !Arc::ptr_eq(&other.upstream, &route.upstream) || authorize(&other.config.access, &credential).is_ok()
+            !Arc::ptr_eq(&other.upstream, &route.upstream)
+                || authorize(&other.config.access, &credential, asked.certificate).is_ok()
         };
         if !self.routes.named(asked.host, &path::normalize(&rewritten)?, asked.method).all(may) {
             return Err(Problem::from(Code::AccessDenied).because("rewrite"));
@@ -305,7 +313,9 @@ impl Worker {
         let handshake = Handshake::read(&request, extended, route.config.websocket.as_ref(), host.value.as_ref())?;
 
         let credential = handshake.as_ref().and_then(|handshake| handshake.credential.as_ref());
-        let asked = Asked { host: &host.name, path: &path, method, headers: credential.unwrap_or(head) };
+        let certificate = client.info.transport.tls().and_then(|session| session.client_subject.as_ref());
+        let headers = credential.unwrap_or(head);
+        let asked = Asked { host: &host.name, path: &path, method, headers, certificate };
         let (permit, rewritten) = deadline.before(pin!(gateway.decide(route, &asked, record))).await?;
         let sent = match &rewritten {
             Some(rewritten) => path::normalize(rewritten)?,

@@ -98,7 +98,7 @@ impl Gateway {
             return Err(Problem::from(Code::AccessDenied).because("identity_route"));
         }
         let route = self.routes.find(&host.name, &path, &asked.method)?;
-        let asked = Asked { host: &host.name, path: &path, method: &asked.method, headers };
+        let asked = Asked { host: &host.name, path: &path, method: &asked.method, headers, certificate: None };
         Ok(self.decide(route, &asked, record).await?.0)
     }
 }

@@ -34,6 +34,8 @@ pub struct TlsSession {
     pub version: &'static str,
     /// The verified client certificate, as a `Client-Cert` header has it (RFC 9440 §2.1).
     pub client_certificate: Option<HeaderValue>,
+    /// Whom it was given to, in the form of [`crate::distinguished_name`].
+    pub client_subject: Option<Arc<str>>,
     /// The hosts that may be asked for over this connection. Other certificates than those of its
     /// handshake may be in force by now, and other listeners.
     pub zone: Arc<ArcSwap<Zone>>,

@@ -43,6 +43,7 @@ use http::header::{HeaderName, HeaderValue};
 use prometheus_client::metrics::histogram::Histogram;
 use serde::Serialize;
 
+use crate::clock::Timestamp;
 use crate::config::{self, HostHeader, Servers, Transport};
 use crate::telemetry::metrics::{self, Count, Level, Metrics};
 
@@ -116,6 +117,8 @@ pub struct Upstream {
     config: Arc<config::Upstream>,
     target: Target,
     fixed_host: Option<HeaderValue>,
+    /// For those of its servers that are `https://`.
+    tls: Option<Arc<Tls>>,
     seconds: Histogram,
     retries: Count,
 }
@@ -206,6 +209,7 @@ impl Upstream {
             retries: metrics.retries.get_or_create(&label).clone(),
             target,
             fixed_host,
+            tls,
             config,
         };
         upstream.set_thresholds();
@@ -237,6 +241,19 @@ impl Upstream {
         for backend in self.backends() {
             backend.standing.judge_by(Thresholds { up: health.up, down: health.down });
         }
+    }
+
+    /// Takes over what changed in the certificate files and is good, for new connections. Blocks while
+    /// it reads.
+    pub fn refresh_certificates(&self, now: Timestamp) {
+        if let Some(tls) = &self.tls {
+            tls.refresh(now);
+        }
+    }
+
+    /// Whether [`Upstream::refresh_certificates`] has files to look at.
+    pub fn has_certificates(&self) -> bool {
+        self.tls.is_some() && self.config.tls.has_files()
     }
 
     /// Its servers as the operator sees them.
@@ -285,7 +302,7 @@ impl Backend {
     fn new(
         config: &config::Upstream,
         endpoint: &config::Endpoint,
-        tls: Option<&Tls>,
+        tls: Option<&Arc<Tls>>,
         metrics: &Metrics,
     ) -> Result<Self, BuildError> {
         let upstream = &config.name;

@@ -1,13 +1,13 @@
 //! TLS to servers: whom we believe, and as whom we come.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use http::header::InvalidHeaderValue;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -15,7 +15,9 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::ConnectError;
 use super::http2;
-use crate::config::{self, Protocol, Servers, Transport};
+use crate::certificates::{self, Certificate, Slot, provider};
+use crate::clock::Timestamp;
+use crate::config::{self, Place, Protocol, Servers, Transport};
 use crate::outbound;
 
 /// Why an upstream cannot be set up.
@@ -24,15 +26,10 @@ pub enum BuildError {
     /// A host cannot stand in a header.
     #[error("the host cannot stand in a header")]
     Host(#[from] InvalidHeaderValue),
-    /// A PEM file cannot be read, or has nothing of what it should have.
-    #[error("{} cannot be used: {why}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The client certificate and its key do not fit, or the cryptography does not take them.
+    /// A certificate, a key or authorities are no good.
+    #[error(transparent)]
+    File(#[from] certificates::Error),
+    /// The cryptography does not take the whole.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
     /// A host name that no certificate can have.
@@ -42,83 +39,114 @@ pub enum BuildError {
 
 /// What is the same for all `https://` servers of an upstream.
 pub(super) struct Tls {
-    connector: TlsConnector,
-    server_name: Option<String>,
+    config: config::UpstreamTls,
+    protocol: Protocol,
+    /// What handshakes begin with.
+    rustls: ArcSwap<ClientConfig>,
+    /// No handshake locks it.
+    material: Mutex<Material>,
+}
+
+/// What the files were when they were good.
+struct Material {
+    /// Who vouches for servers, if not the machine's authorities.
+    authorities: Option<Slot<Arc<RootCertStore>>>,
+    client: Option<Slot<Certificate>>,
 }
 
 /// How TLS to one server begins.
 pub(super) struct Towards {
-    connector: TlsConnector,
+    tls: Arc<Tls>,
     name: ServerName<'static>,
 }
 
 impl Tls {
     /// `None` when no server of the upstream needs it.
-    pub(super) fn for_upstream(upstream: &config::Upstream) -> Result<Option<Self>, BuildError> {
+    pub(super) fn for_upstream(upstream: &config::Upstream) -> Result<Option<Arc<Self>>, BuildError> {
         match &upstream.servers {
             Servers::Http(servers) if servers.iter().any(|one| one.transport == Transport::Tls) => {}
             Servers::Http(_) | Servers::Whoami => return Ok(None),
         }
-        let tls = &upstream.tls;
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = upstream.tls.clone();
+        let read = |path| Slot::<Arc<RootCertStore>>::read(path, &Place::default());
+        // Nothing is in use yet that one that has expired could take the place of.
+        let client = |files| Slot::<Certificate>::read(files, None, Timestamp::from_seconds(0));
+        let material = Material {
+            authorities: config.ca.as_deref().map(read).transpose()?,
+            client: config.client.as_ref().map(client).transpose()?,
+        };
+        let protocol = upstream.protocol;
+        let rustls = ArcSwap::new(material.rustls(&config, protocol)?);
+        Ok(Some(Arc::new(Self { config, protocol, rustls, material: Mutex::new(material) })))
+    }
+
+    /// The same for one server, by the name in its URL unless the configuration says another.
+    pub(super) fn towards(self: &Arc<Self>, host: &str) -> Result<Towards, BuildError> {
+        let name = self.config.server_name.as_deref().unwrap_or(host);
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| BuildError::Name(name.to_owned()))?;
+        Ok(Towards { tls: Arc::clone(self), name })
+    }
+
+    /// Takes over what changed in the files and is good, for new connections. Blocks while it reads.
+    pub(super) fn refresh(&self, now: Timestamp) {
+        // Nothing is half done when something panics: slots are replaced whole.
+        let mut material = self.material.lock().unwrap_or_else(PoisonError::into_inner);
+        if !material.look(&self.config, now) {
+            return;
+        }
+        match material.rustls(&self.config, self.protocol) {
+            Ok(rustls) => self.rustls.store(rustls),
+            Err(error) => tracing::error!(%error, "new TLS files cannot be used"),
+        }
+    }
+}
+
+impl Material {
+    /// Reads the files again. Whether something is different now.
+    fn look(&mut self, config: &config::UpstreamTls, now: Timestamp) -> bool {
+        let mut changed = false;
+        if let (Some(path), Some(slot)) = (&config.ca, &mut self.authorities) {
+            changed |= slot.look(path, &Place::default());
+        }
+        if let (Some(files), Some(slot)) = (&config.client, &mut self.client) {
+            changed |= slot.look(files, now);
+        }
+        changed
+    }
+
+    fn rustls(&self, config: &config::UpstreamTls, protocol: Protocol) -> Result<Arc<ClientConfig>, BuildError> {
+        let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(BuildError::Tls)?;
-        let builder = if tls.danger_accept_invalid {
+        let builder = if config.danger_accept_invalid {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         } else {
-            builder.with_root_certificates(tls.ca.as_deref().map_or_else(|| Ok(outbound::trust_anchors()), roots)?)
+            let machines = || Arc::new(outbound::trust_anchors());
+            builder.with_root_certificates(self.authorities.as_ref().map_or_else(machines, |own| Arc::clone(&own.good)))
         };
-        let mut client = match &tls.client {
+        let mut client = match &self.client {
             None => builder.with_no_client_auth(),
-            Some(files) => {
-                let unusable = |error| unusable(&files.key, error);
-                let key = PrivateKeyDer::from_pem_file(&files.key).map_err(unusable)?;
-                builder.with_client_auth_cert(certificates(&files.chain)?, key).map_err(BuildError::Tls)?
+            Some(slot) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&slot.good.key))))
             }
         };
         let http1 = b"http/1.1".to_vec();
-        client.alpn_protocols = match upstream.protocol {
+        client.alpn_protocols = match protocol {
             Protocol::Http1 => vec![http1],
             Protocol::Http2 => vec![http2::ALPN.to_vec()],
             Protocol::Auto => vec![http2::ALPN.to_vec(), http1],
         };
-        Ok(Some(Self { connector: TlsConnector::from(Arc::new(client)), server_name: tls.server_name.clone() }))
-    }
-
-    /// The same for one server, by the name in its URL unless the configuration says another.
-    pub(super) fn towards(&self, host: &str) -> Result<Towards, BuildError> {
-        let name = self.server_name.as_deref().unwrap_or(host);
-        let name = ServerName::try_from(name.to_owned()).map_err(|_| BuildError::Name(name.to_owned()))?;
-        Ok(Towards { connector: self.connector.clone(), name })
+        Ok(Arc::new(client))
     }
 }
 
 impl Towards {
     /// Shakes hands.
     pub(super) async fn over(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectError> {
-        self.connector.connect(self.name.clone(), stream).await.map_err(ConnectError::Tls)
+        let connector = TlsConnector::from(self.tls.rustls.load_full());
+        connector.connect(self.name.clone(), stream).await.map_err(ConnectError::Tls)
     }
-}
-
-/// The authorities in a PEM file.
-fn roots(path: &Path) -> Result<RootCertStore, BuildError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| unusable(path, error))?;
-    }
-    Ok(roots)
-}
-
-/// The certificates in a PEM file, at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
-    let all = CertificateDer::pem_file_iter(path).map_err(|error| unusable(path, error))?;
-    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|error| unusable(path, error))?;
-    if all.is_empty() { Err(unusable(path, "it has no certificate")) } else { Ok(all) }
-}
-
-fn unusable(path: &Path, why: impl ToString) -> BuildError {
-    BuildError::File { path: path.to_owned(), why: why.to_string() }
 }
 
 /// Takes every certificate (`danger_accept_invalid`). Its owner has to prove all the same that the

@@ -10,7 +10,9 @@ use tokio::net::TcpStream;
 
 use crate::support::h2;
 use crate::support::process::{config_at_free_ports, free_port};
-use crate::support::{Answer, Certificate, Client, Portcullis, Process, TlsClient, Upstream, route, soon, until};
+use crate::support::{
+    Answer, Certificate, Client, EMBEDDED, Portcullis, Process, TlsClient, Tokens, Upstream, route, soon, until,
+};
 
 /// A listener with this in its `[listener.tls]`.
 fn listener(tls: &str) -> String {
@@ -219,6 +221,38 @@ async fn a_reload_with_files_that_cannot_be_used_changes_nothing() {
 }
 
 #[tokio::test]
+async fn certificates_towards_upstreams_are_taken_over_too() {
+    let (front, back) = (tempdir().unwrap(), tempdir().unwrap());
+    let write = |server: &Certificate, client: &Certificate| {
+        for (folder, name, one) in
+            [(&back, "site", server), (&back, "clients", client), (&front, "back", server), (&front, "own", client)]
+        {
+            one.write(folder.path(), name);
+        }
+    };
+    let make = || (Certificate::new(&["127.0.0.1"]), Certificate::new(&["front"]));
+    let ((server, client), (new_server, new_client)) = (make(), make());
+    write(&server, &client);
+    let strict = "certificates = [{ chain = \"site.pem\", key = \"site.key\" }]\nclient_ca = \"clients.pem\"\n";
+    let strict = listener(&(strict.to_owned() + "client_auth = \"required\""));
+    let behind = start(back.path(), &(strict + &public("app"))).await;
+    // No connection is kept, so that each request shakes hands.
+    let upstream = format!(
+        "[upstream.app]\nservers = [\"https://{}\"]\nidle = \"1ms\"\n[upstream.app.tls]\nca = \"back.pem\"\n\
+         client = {{ chain = \"own.pem\", key = \"own.key\" }}\n",
+        behind.address()
+    );
+    let gate = start(front.path(), &(upstream + &public("app"))).await;
+    assert_eq!(gate.get("/").await.status, 200);
+    write(&new_server, &new_client);
+    let knows = TlsClient::new(&[&new_server], Some(&new_client));
+    let mut direct =
+        until("the new server", async || knows.try_connect(behind.address(), "127.0.0.1").await.ok()).await;
+    assert_eq!(direct.exchange(get("127.0.0.1", "/")).await.status, 200);
+    until("the new client", async || (gate.get("/").await.status == 200).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_redirect_comes_and_goes_and_the_listener_stays() {
     let folder = tempdir().unwrap();
     let site = Certificate::new(&["app.example"]);
@@ -298,6 +332,54 @@ async fn lesson_39_a_connection_stays_in_the_zone_of_its_client_certificate() {
     assert_eq!(reply.status, 421, "and not the other way round");
     assert!(known.resumes(inside, "inner.example").await);
     assert!(!known.resumes(outside, "public.example").await, "a ticket of one zone opens no other");
+}
+
+#[tokio::test]
+async fn rules_name_the_owners_of_certificates() {
+    let folder = tempdir().unwrap();
+    let site = Certificate::new(&["app.example"]);
+    let (batch, other) = (Certificate::of("batch, nightly"), Certificate::of("other"));
+    std::fs::write(folder.path().join("clients.pem"), batch.chain.clone() + &other.chain).unwrap();
+    let tls = listener(&format!(
+        "certificates = [{}]\nclient_ca = \"clients.pem\"\nclient_auth = \"optional\"",
+        site.write(folder.path(), "site")
+    ));
+    let upstream = Upstream::start().await;
+    let (named, both) = (
+        r#"{ certificates = ["cn = batch\\2c nightly"] }"#,
+        r#"{ certificates = ["CN=batch\\, nightly"], pool = "main" }"#,
+    );
+    let limit = "limit = { rate = \"2/1h\", by = \"subject\" }\n";
+    let toml = [EMBEDDED, &tls, &upstream.toml("app"), &route("/both", "app", both), &route("/*", "app", named), limit];
+    let gate = start(folder.path(), &toml.concat()).await;
+    let connect = async |shown: Option<&Certificate>| {
+        TlsClient::new(&[&site], shown).connect(gate.address(), "app.example").await
+    };
+    let (mut batch, mut other, mut nobody) =
+        (connect(Some(&batch)).await, connect(Some(&other)).await, connect(None).await);
+    for client in [&mut other, &mut nobody] {
+        client.exchange(get("app.example", "/other")).await.expect(403, "access_denied");
+        client.exchange(get("app.example", "/both")).await.expect(403, "access_denied");
+    }
+    assert_eq!(gate.access_line("/other").await["reason"], "certificate");
+    upstream.saw_nothing();
+    assert_eq!(batch.exchange(get("app.example", "/report")).await.status, 200);
+    assert_eq!(gate.access_line("/report").await["subject"], "CN=batch\\, nightly");
+    batch.exchange(get("app.example", "/both")).await.expect(401, "token_missing");
+    let with = |path: &str, token: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: app.example\r\nAuthorization: Bearer {token}\r\n\r\n")
+    };
+    batch.exchange(with("/bad", "x.y.z")).await.expect(401, "token_invalid");
+    let login = r#"{"username":"demo","password":"Portcullis-1"}"#;
+    let login = format!(
+        "POST /auth/login HTTP/1.1\r\nHost: app.example\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{login}",
+        login.len()
+    );
+    let token = Tokens::of(&batch.exchange(login).await).access;
+    assert_eq!(batch.exchange(with("/both", &token)).await.status, 200);
+    other.exchange(with("/both", &token)).await.expect(403, "access_denied");
+    assert_eq!(batch.exchange(get("app.example", "/second")).await.status, 200);
+    batch.exchange(get("app.example", "/third")).await.expect(429, "rate_limited");
 }
 
 #[tokio::test]

@@ -43,14 +43,14 @@ fn header_of(value: Value) -> Option<Vec<HeaderValue>> {
 }
 
 fn anonymous() -> Permit {
-    authorize(&Access::Public, &Credential::Absent).unwrap()
+    authorize(&Access::Public, &Credential::Absent, None).unwrap()
 }
 
 /// A permit for a caller with these identity headers.
 fn permit(headers: Result<Headers, Unrepresentable>) -> Permit {
     let verified = testing::verified(&testing::access_claims());
     let subject = verified.claims().sub.as_str().into();
-    Permit { principal: Some(Arc::new(Principal { verified, headers, subject })) }
+    Permit { principal: Some(Arc::new(Principal { verified, headers, subject })), certificate: None }
 }
 
 fn try_stamp(headers: HeaderMap, permit: &Permit, trusted: bool, keep: bool) -> Result<HeaderMap, Unrepresentable> {

@@ -54,6 +54,24 @@ access       = "public"
 strip_prefix = "/through"
 "#;
 
+/// What a rule on certificates needs besides.
+const CERTIFICATES: &str = r#"
+[[listener]]
+address = "127.0.0.1:8443"
+[listener.tls]
+certificates = [{ chain = "site.pem", key = "site.key" }]
+client_ca    = "clients.pem"
+client_auth  = "optional"
+[[route]]
+path     = "/batch"
+upstream = "app"
+access   = { certificates = ["CN=batch,O=Example"] }
+[[route]]
+path     = "/both"
+upstream = "app"
+access   = { certificates = ["CN=batch"], groups = ["root"] }
+"#;
+
 /// A command line, as clap reads it.
 #[derive(Parser)]
 struct Line {
@@ -63,7 +81,8 @@ struct Line {
 
 /// The answer to a question, by lines.
 fn answer(arguments: &[&str]) -> Vec<String> {
-    let config = config::parse(CONFIG, Path::new("portcullis.toml"), &|_| None).unwrap().config;
+    let text = CONFIG.to_owned() + CERTIFICATES;
+    let config = config::parse(&text, Path::new("portcullis.toml"), &|_| None).unwrap().config;
     let line = Line::try_parse_from(["explain"].iter().chain(arguments)).unwrap();
     let mut out = Vec::new();
     explain(&config, &line.question, &mut out).unwrap();
@@ -207,4 +226,19 @@ fn what_a_route_changes_is_shown() {
     let lines = answer(&["GET", "/through/api/x"]);
     assert!(has(&lines, "refused 403 access_denied (rewrite): that path belongs to /api/*"), "{lines:#?}");
     assert!(!has(&lines, "sends"), "{lines:#?}");
+}
+
+#[test]
+fn a_certificate_can_be_a_caller() {
+    let passed = answer(&["GET", "/batch", "--certificate", "cn=batch, o=Example"]);
+    assert!(passed.contains(&"rule required: a certificate of any of CN=batch,O=Example".to_owned()), "{passed:?}");
+    assert!(passed.contains(&"allowed as the owner of the certificate".to_owned()), "{passed:?}");
+    for arguments in [&["GET", "/batch"][..], &["GET", "/batch", "--certificate", "CN=batch"]] {
+        let refused = answer(arguments).join("\n");
+        assert!(refused.contains("access_denied") && refused.contains("none of those that are named"), "{refused}");
+    }
+    let both = answer(&["GET", "/both", "--certificate", "CN=batch"]).join("\n");
+    assert!(both.contains("any of the groups root, and a certificate of any of CN=batch"), "{both}");
+    assert!(both.contains("token_missing"), "{both}");
+    assert!(Line::try_parse_from(["explain", "GET", "/", "--certificate", "/CN=batch"]).is_err());
 }

@@ -71,7 +71,9 @@ fn whole(root: &Section<'_>, text: &str, path: &Path) -> Config {
     let auth = identity::auth(root, &pools);
     let identity = identity::identity(root);
     let assertions = assertion::assertions(root, auth.as_ref());
+    let asks = |listener: &Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_auth.authorities().is_some());
     let names = route::Names {
+        asks_certificates: listeners.iter().any(asks),
         identity: &identity,
         pools: pools.iter().map(|pool| &*pool.name).collect(),
         upstreams: upstreams.iter().map(|upstream| &*upstream.name).collect(),

@@ -17,12 +17,15 @@ use crate::config::{
     Access, Auth, HostPattern, Identity, Limit, LimitBy, Limits, PathPattern, Pool, Protocol, Route, Rule, TokenUse,
     Upstream, WebSocket, path,
 };
+use crate::distinguished_name;
 
 /// What a route may refer to.
 pub(super) struct Names<'a> {
     pub(super) pools: Vec<&'a str>,
     pub(super) upstreams: Vec<&'a str>,
     pub(super) identity: &'a Identity,
+    /// Whether any listener asks clients for certificates.
+    pub(super) asks_certificates: bool,
 }
 
 /// A route, and where it stands.
@@ -139,7 +142,12 @@ fn access(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Access {
                 .map_or_else(required, |table| Access::Required(rule(&table, names, pools))),
         },
     };
-    if access != Access::Public && pools.is_empty() {
+    let wants_token = match &access {
+        Access::Public => false,
+        Access::Optional => true,
+        Access::Required(rule) => rule.wants_token(),
+    };
+    if wants_token && pools.is_empty() {
         let nobody = Diagnostic::error("no user pool whose tokens this route could accept");
         let nobody = nobody.at(section.place_of("access"), "needs a verified token");
         section.reader.note(nobody.help("add [pool.main], or make the route public: access = \"public\""));
@@ -191,7 +199,7 @@ fn limit(section: &Section<'_>, access: &Access) -> Option<Limit> {
 
 /// `access` as a table.
 fn rule(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Rule {
-    for key in ["groups", "scopes", "claims", "clients"] {
+    for key in ["groups", "scopes", "claims", "clients", "certificates"] {
         section.refuse_empty(key, "this asks for nothing");
     }
     let texts = |key: &str, what: &str| {
@@ -199,6 +207,7 @@ fn rule(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Rule {
         Some(list.into_iter().map(Spanned::into_inner).collect::<Vec<String>>())
     };
     let clients = section.list("clients", "an app client id", pool::client_id);
+    let certificates = section.list("certificates", "the name of a certificate's owner", owner);
     let rule = Rule {
         groups: texts("groups", "a group").unwrap_or_default(),
         scopes: texts("scopes", "a scope").unwrap_or_default(),
@@ -206,7 +215,13 @@ fn rule(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Rule {
         pool: name_of(section, "pool", &names.pools).map(Arc::from),
         token_use: pool::token_use(section),
         clients: clients.map(|list| list.into_iter().map(Spanned::into_inner).collect()),
+        certificates: certificates.map(|list| list.into_iter().map(Spanned::into_inner).collect()).unwrap_or_default(),
     };
+    if section.value("certificates").is_some() && !names.asks_certificates {
+        let never = Diagnostic::error("`certificates` can never be met: no listener asks clients for theirs");
+        let never = never.at(section.place_of("certificates"), "nobody shows one");
+        section.reader.note(never.help("add client_ca and client_auth to a [listener.tls]"));
+    }
     if section.is_empty() {
         let empty = Diagnostic::error("`access` has no rule");
         section.reader.note(empty.at(section.place.clone(), "asks for nothing").help("write access = \"required\""));
@@ -222,6 +237,12 @@ fn rule(section: &Section<'_>, names: &Names<'_>, pools: &[Pool]) -> Rule {
         section.reader.note(never.help("add token_use = [\"access\"] to the rule"));
     }
     rule
+}
+
+/// The subject of a certificate, in its one form.
+fn owner(text: &str) -> Result<String, Invalid> {
+    let help = "openssl x509 -noout -subject -nameopt RFC2253 -in client.pem prints it";
+    distinguished_name::normal(text).ok_or_else(|| Invalid::new("not a name such as CN=batch,O=Example").help(help))
 }
 
 /// `claims`: each with the values that are fine.

@@ -7,7 +7,7 @@ use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::certificate::Certificate;
+use crate::certificates::Certificate;
 
 /// The certificates of a listener, by name. There may be several for one name, of different kinds of
 /// keys.
@@ -63,8 +63,8 @@ impl ResolvesServerCert for Choice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Issued;
     use super::*;
+    use crate::certificates::testing::Issued;
 
     const ECDSA: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
     const ED25519: SignatureScheme = SignatureScheme::ED25519;

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::{Endpoint, HTTP2};
+use crate::certificates::subject;
 use crate::http::TlsSession;
 
 /// A connection whose handshake is done.
@@ -33,6 +34,7 @@ impl Endpoint {
         let session = TlsSession {
             version: version(connection),
             client_certificate: client_certificate(connection),
+            client_subject: connection.peer_certificates().and_then(|chain| subject(chain.first()?)),
             zone: Arc::clone(&self.zone),
         };
         let http2 = connection.alpn_protocol() == Some(HTTP2);

@@ -7,32 +7,24 @@
 //! what they began with. A file that is no good changes nothing. A reload keeps what it finds of the
 //! same listener with the same `[listener.tls]`.
 
-mod certificate;
 mod choice;
-mod der;
 mod handshake;
-#[cfg(test)]
-mod testing;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
-use rustls::crypto::aws_lc_rs::{self, kx_group};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 
 pub(crate) use handshake::Shaken;
 
-pub use certificate::{Error as FileError, Why};
-
+use crate::certificates::{self, Certificate, Slot, Why, provider};
 use crate::clock::Timestamp;
 use crate::config::{self, ClientAuth, ListenAddress, TlsVersion};
 use crate::http::{HostNames, Zone};
-use certificate::{Authorities, Certificate, Digest, Pair};
 use choice::Choice;
 
 /// The name of HTTP/2 in ALPN (RFC 9113 §3.1).
@@ -43,7 +35,7 @@ const HTTP2: &[u8] = b"h2";
 pub enum Error {
     /// A file is no good.
     #[error(transparent)]
-    File(#[from] FileError),
+    File(#[from] certificates::Error),
     /// rustls does not take the whole.
     #[error("TLS cannot be set up")]
     Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -74,16 +66,6 @@ struct Material {
     certificates: Vec<Slot<Certificate>>,
     authorities: Option<Slot<Arc<RootCertStore>>>,
     tickets: Arc<dyn ProducesTickets>,
-}
-
-/// A thing from a file, and what is known of the file's content.
-#[derive(Clone, Debug)]
-struct Slot<T> {
-    good: T,
-    digest: Digest,
-    /// A content that was refused, and whether the log has it. A file that is being replaced beside
-    /// another does not fit for a moment: only what is still so at the next look is worth a line.
-    refused: Option<(Option<Digest>, bool)>,
 }
 
 /// TLS of all listeners of a configuration, ready to be put in force.
@@ -177,13 +159,13 @@ impl Tls {
 
     /// Certificates that have expired already. They are served all the same: a client that does not
     /// mind is better off.
-    pub fn expired(&self, now: Timestamp) -> Vec<FileError> {
+    pub fn expired(&self, now: Timestamp) -> Vec<certificates::Error> {
         let mut expired = Vec::new();
         for endpoint in &self.endpoints {
             let material = endpoint.material();
             let slots = endpoint.config.certificates.iter().zip(&material.certificates);
             let ended = slots.filter(|(_, slot)| slot.good.not_after < now);
-            expired.extend(ended.map(|(config, _)| FileError {
+            expired.extend(ended.map(|(config, _)| certificates::Error {
                 path: config.chain.clone(),
                 place: config.place.clone(),
                 why: Why::Expired,
@@ -229,30 +211,18 @@ impl Material {
         let (mut certificates, mut errors) = (Vec::new(), Vec::new());
         for (at, one) in config.certificates.iter().enumerate() {
             let in_use = in_use.and_then(|material| material.certificates.get(at));
-            let loaded = Pair::read(one).and_then(|pair| {
-                let digest = pair.digest();
-                let good = match in_use {
-                    Some(slot) if slot.digest == digest => slot.good.clone(),
-                    Some(_) => replacement(one, &pair, now)?,
-                    None => Certificate::parse(one, &pair, &provider())?,
-                };
-                Ok(Slot { good, digest, refused: None })
-            });
-            match loaded {
+            match Slot::<Certificate>::read(one, in_use, now) {
                 Ok(slot) => certificates.push(slot),
                 Err(error) => errors.push(Error::File(error)),
             }
         }
-        let known = in_use.and_then(|material| material.authorities.as_ref());
-        let authorities = config.client_auth.authorities().map(|one| {
-            let file = Authorities::read(one)?;
-            Ok(Slot { good: file.parse(one)?, digest: file.digest(), refused: None })
-        });
-        let authorities = authorities.transpose().map_err(|error| errors.push(Error::File(error)));
-        let tickets = match (in_use, &authorities) {
-            (Some(material), Ok(new)) if new.as_ref().map(|new| new.digest) == known.map(|known| known.digest) => {
-                Ok(Arc::clone(&material.tickets))
-            }
+        let read = |ca: &config::ClientCa| Slot::<Arc<RootCertStore>>::read(&ca.path, &ca.place);
+        let authorities = config.client_auth.authorities().map(read).transpose();
+        let authorities = authorities.map_err(|error| errors.push(Error::File(error)));
+        let known = in_use.map(|material| (&material.tickets, material.authorities.as_ref()));
+        let tickets = match (known, &authorities) {
+            (Some((tickets, None)), Ok(None)) => Ok(Arc::clone(tickets)),
+            (Some((tickets, Some(known))), Ok(Some(new))) if new.is_same(known) => Ok(Arc::clone(tickets)),
             // A ticket stands for a certificate that the old authorities vouched for.
             _ => tickets(),
         };
@@ -269,22 +239,16 @@ impl Material {
     fn refresh(&mut self, config: &config::Tls, now: Timestamp) -> bool {
         let mut changed = false;
         for (one, slot) in config.certificates.iter().zip(&mut self.certificates) {
-            let read = Pair::read(one);
-            let digest = read.as_ref().ok().map(Pair::digest);
-            if !slot.is_known(digest) {
-                changed |= slot.replace(&one.chain, digest, read.and_then(|pair| replacement(one, &pair, now)));
-            }
+            changed |= slot.look(one, now);
         }
-        if let (Some(one), Some(slot)) = (config.client_auth.authorities(), &mut self.authorities) {
-            let read = Authorities::read(one);
-            let digest = read.as_ref().ok().map(Authorities::digest);
-            if !slot.is_known(digest) && slot.replace(&one.path, digest, read.and_then(|file| file.parse(one))) {
-                changed = true;
-                match tickets() {
-                    // As above.
-                    Ok(tickets) => self.tickets = tickets,
-                    Err(error) => tracing::error!(%error, "no new ticket keys: old sessions can still be resumed"),
-                }
+        if let (Some(ca), Some(slot)) = (config.client_auth.authorities(), &mut self.authorities)
+            && slot.look(&ca.path, &ca.place)
+        {
+            changed = true;
+            match tickets() {
+                // As above.
+                Ok(tickets) => self.tickets = tickets,
+                Err(error) => tracing::error!(%error, "no new ticket keys: old sessions can still be resumed"),
             }
         }
         changed
@@ -327,37 +291,6 @@ impl Material {
     }
 }
 
-impl<T> Slot<T> {
-    /// Whether this content is in use, or was refused and the log has it.
-    fn is_known(&mut self, digest: Option<Digest>) -> bool {
-        if digest == Some(self.digest) {
-            self.refused = None;
-            return true;
-        }
-        self.refused == Some((digest, true))
-    }
-
-    /// Takes what is good. Of what is not, a line says so the second time.
-    fn replace(&mut self, path: &Path, digest: Option<Digest>, new: Result<T, FileError>) -> bool {
-        match (new, digest) {
-            (Ok(good), Some(digest)) => {
-                tracing::info!(path = %path.display(), "new TLS files are in use");
-                *self = Self { good, digest, refused: None };
-                true
-            }
-            (Ok(_), None) => false,
-            (Err(error), digest) => {
-                let again = self.refused == Some((digest, false));
-                if again {
-                    tracing::warn!(%error, "new TLS files are refused; the old ones stay in use");
-                }
-                self.refused = Some((digest, again));
-                false
-            }
-        }
-    }
-}
-
 /// The zone of each listener: listeners that ask the same of clients are in one.
 fn zones(listeners: &[(&config::Tls, Vec<String>)]) -> Vec<Arc<Zone>> {
     let names_where = |wanted: &dyn Fn(&ClientAuth) -> bool| -> HostNames {
@@ -367,21 +300,6 @@ fn zones(listeners: &[(&config::Tls, Vec<String>)]) -> Vec<Arc<Zone>> {
     let zone =
         |own: &ClientAuth| Arc::new(Zone::new(names_where(&|auth| auth == own), names_where(&|auth| auth != own)));
     listeners.iter().map(|(config, _)| zone(&config.client_auth)).collect()
-}
-
-/// What takes the place of a certificate that is in use.
-fn replacement(config: &config::CertificateFiles, pair: &Pair, now: Timestamp) -> Result<Certificate, FileError> {
-    let new = Certificate::parse(config, pair, &provider())?;
-    let expired = || FileError { path: config.chain.clone(), place: config.place.clone(), why: Why::Expired };
-    if new.not_after < now { Err(expired()) } else { Ok(new) }
-}
-
-/// The one provider of cryptography. The first key exchange is also safe from those who record
-/// today and have a quantum computer later.
-fn provider() -> CryptoProvider {
-    let exchanges: Vec<&'static dyn SupportedKxGroup> =
-        vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
-    CryptoProvider { kx_groups: exchanges, ..aws_lc_rs::default_provider() }
 }
 
 fn tickets() -> Result<Arc<dyn ProducesTickets>, Error> {

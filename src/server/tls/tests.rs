@@ -4,8 +4,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObjec
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 
-use super::testing::Issued;
 use super::*;
+use crate::certificates::testing::Issued;
 use crate::config::{ClientCa, Listener, Place};
 use crate::http::TlsSession;
 
@@ -118,7 +118,7 @@ async fn an_expired_certificate_replaces_no_other() {
     // At a start there is no better one.
     let tls = load(&[listener(vec![written], ClientAuth::Off)]).unwrap();
     assert_eq!(tls.expiries().get("new.example").unwrap().seconds(), 1_577_836_800);
-    assert!(matches!(&tls.expired(NOW)[..], [FileError { why: Why::Expired, .. }]));
+    assert!(matches!(&tls.expired(NOW)[..], [certificates::Error { why: Why::Expired, .. }]));
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::{BuildError, ConnectError};
 use super::*;
+use crate::certificates::Why;
+use crate::clock::Timestamp;
 use crate::config::{CertificateFiles, Place, Transport, UpstreamTls};
 
 /// A certificate that vouches for itself, in files.
@@ -53,10 +55,20 @@ fn server_of(files: &CertificateFiles, clients: Option<&CertificateFiles>, proto
 /// What comes of a request to a TLS server with these settings, and the SNI that it saw.
 async fn outcome(acceptor: &TlsAcceptor, tls: UpstreamTls) -> (Result<String, Error>, Option<String>) {
     let script = Script::new();
-    let gate = Gate::with(&script, |config| {
+    let gate = secure(&script, tls);
+    outcome_of(&gate, &script, acceptor).await
+}
+
+/// An upstream at the script with these settings.
+fn secure(script: &Script, tls: UpstreamTls) -> Gate {
+    Gate::with(script, |config| {
         config.servers = Servers::Http(vec![Endpoint { transport: Transport::Tls, ..script.endpoint() }]);
         config.tls = tls;
-    });
+    })
+}
+
+/// The same for a request of an upstream that is there, over a connection of its own.
+async fn outcome_of(gate: &Gate, script: &Script, acceptor: &TlsAcceptor) -> (Result<String, Error>, Option<String>) {
     let (answer, name) = tokio::join!(gate.forward(get()), async {
         let stream = script.accept().await.stream;
         let mut stream = acceptor.accept(stream).await.ok()?;
@@ -181,6 +193,44 @@ fn a_server_may_ask_who_comes() {
 }
 
 #[test]
+fn new_files_count_for_new_connections_and_bad_ones_change_nothing() {
+    on_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, other) = (certificate(folder.path(), "127.0.0.1"), certificate(&subfolder(&folder), "127.0.0.1"));
+        let (client, next) = (certificate(folder.path(), "gateway"), certificate(&subfolder(&folder), "gateway"));
+        let (before, after) = (server(&own, Some(&client)), server(&other, Some(&next)));
+        let copy = |from: &Path, to: &Path| assert!(std::fs::copy(from, to).unwrap() > 0);
+        let tls = UpstreamTls { ca: Some(own.chain.clone()), client: Some(client.clone()), ..UpstreamTls::default() };
+        let script = Script::new();
+        let gate = secure(&script, tls);
+        let upstream = Arc::clone(&gate.upstream);
+        let is_good = async |acceptor: &TlsAcceptor| outcome_of(&gate, &script, acceptor).await.0.is_ok();
+        let now = Timestamp::from_seconds(1_800_000_000);
+        assert!(upstream.has_certificates() && is_good(&before).await);
+
+        // Half of a pair, garbage, and nothing at all.
+        copy(&next.chain, &client.chain);
+        std::fs::write(&own.chain, "garbage").unwrap();
+        upstream.refresh_certificates(now);
+        assert!(is_good(&before).await);
+        std::fs::remove_file(&own.chain).unwrap();
+        upstream.refresh_certificates(now);
+        assert!(is_good(&before).await && !is_good(&after).await);
+
+        copy(&other.chain, &own.chain);
+        copy(&next.key, &client.key);
+        upstream.refresh_certificates(now);
+        assert!(is_good(&after).await && !is_good(&before).await);
+    });
+}
+
+fn subfolder(folder: &tempfile::TempDir) -> std::path::PathBuf {
+    let path = folder.path().join("new");
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[test]
 fn who_speaks_no_tls_is_no_tls_server() {
     on_worker(async {
         let script = Script::new();
@@ -210,13 +260,14 @@ fn files_that_are_not_what_they_should_be_are_named() {
     };
     for ca in [&missing, &one.key] {
         let error = built(UpstreamTls { ca: Some(ca.clone()), ..UpstreamTls::default() }).unwrap_err();
-        assert!(matches!(&error, BuildError::File { path, .. } if path == ca), "{error}");
+        assert!(matches!(&error, BuildError::File(error) if error.path == *ca), "{error}");
     }
     let client = |chain: &CertificateFiles, key: &CertificateFiles| {
         let client = CertificateFiles { key: key.key.clone(), ..chain.clone() };
         built(UpstreamTls { client: Some(client), ..UpstreamTls::default() })
     };
-    assert!(matches!(client(&one, &two), Err(BuildError::Tls(_))), "a key of another certificate");
+    let mismatch = client(&one, &two).unwrap_err();
+    assert!(matches!(&mismatch, BuildError::File(error) if matches!(error.why, Why::Mismatch)), "{mismatch}");
     client(&one, &one).unwrap();
 }
 

@@ -32,6 +32,15 @@ impl Certificate {
         Self { chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
+    /// A new one that was given to this common name.
+    pub(crate) fn of(name: &str) -> Self {
+        let mut wanted = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        wanted.distinguished_name = rcgen::DistinguishedName::new();
+        wanted.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Self { chain: wanted.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+    }
+
     /// Writes `NAME.pem` and `NAME.key`, and says so in TOML.
     pub(crate) fn write(&self, folder: &Path, name: &str) -> String {
         std::fs::write(folder.join(format!("{name}.pem")), &self.chain).unwrap();

@@ -1,4 +1,10 @@
-//! Certificates, keys and authorities: from files to what rustls works with.
+//! Certificates, keys and authorities: from files to what rustls works with, for listeners and for
+//! upstreams, and new contents without a restart.
+
+mod der;
+mod slot;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,15 +12,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self as crypto, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
-use super::der;
 use crate::clock::Timestamp;
-use crate::config::{self, Place};
+use crate::config::{CertificateFiles, Place};
+use slot::Digest;
+
+pub(crate) use slot::Slot;
 
 /// No chain and no list of authorities is larger.
 const MOST: u64 = 4 << 20;
@@ -68,32 +77,28 @@ pub enum Why {
 
 /// A certificate with its key.
 #[derive(Clone, Debug)]
-pub(super) struct Certificate {
+pub(crate) struct Certificate {
     /// What rustls signs with.
-    pub(super) key: Arc<CertifiedKey>,
+    pub(crate) key: Arc<CertifiedKey>,
     /// The host names it is for.
-    pub(super) names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// How metrics and logs call it: its first name, or else its file.
-    pub(super) label: Arc<str>,
+    pub(crate) label: Arc<str>,
     /// The last second of its life.
-    pub(super) not_after: Timestamp,
+    pub(crate) not_after: Timestamp,
 }
 
 impl Certificate {
     /// Takes chain and key, which have to belong together.
-    pub(super) fn parse(
-        config: &config::CertificateFiles,
-        files: &Pair,
-        provider: &CryptoProvider,
-    ) -> Result<Self, Error> {
-        let of_chain = |why| Error { path: config.chain.clone(), place: config.place.clone(), why };
-        let of_key = |why| Error { path: config.key.clone(), place: config.place.clone(), why };
-        let chain = certificates(&files.chain).map_err(of_chain)?;
-        let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(|error| match error {
+    fn parse(files: &CertificateFiles, content: &Content) -> Result<Self, Error> {
+        let of_chain = |why| Error { path: files.chain.clone(), place: files.place.clone(), why };
+        let of_key = |why| Error { path: files.key.clone(), place: files.place.clone(), why };
+        let chain = certificates(&content.first).map_err(of_chain)?;
+        let key = PrivateKeyDer::from_pem_slice(&content.second).map_err(|error| match error {
             pem::Error::NoItemsFound => of_key(Why::NoKey),
             error => of_key(Why::Pem(error)),
         })?;
-        let key = provider.key_provider.load_private_key(key).map_err(|error| of_key(Why::KeyKind(error)))?;
+        let key = provider().key_provider.load_private_key(key).map_err(|error| of_key(Why::KeyKind(error)))?;
         let facts = chain.first().and_then(|first| der::facts(first)).ok_or_else(|| of_chain(Why::Damaged))?;
         let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
@@ -101,64 +106,62 @@ impl Certificate {
             Err(rustls::Error::InconsistentKeys(_)) => return Err(of_key(Why::Mismatch)),
             Err(_) => return Err(of_chain(Why::Damaged)),
         }
-        let file = || config.chain.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = || files.chain.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let label = facts.names.first().cloned().unwrap_or_else(file);
         Ok(Self { key: Arc::new(key), names: facts.names, label: label.into(), not_after: facts.not_after })
     }
 }
 
-/// The contents of a certificate's two files.
-pub(super) struct Pair {
-    chain: Zeroizing<Vec<u8>>,
-    key: Zeroizing<Vec<u8>>,
+/// Whom a certificate was given to, as text in the form that `access` rules are held against.
+pub(crate) fn subject(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
+    der::subject(certificate).map(Arc::from)
 }
 
-impl Pair {
-    pub(super) fn read(config: &config::CertificateFiles) -> Result<Self, Error> {
-        Ok(Self { chain: read(&config.chain, &config.place)?, key: read(&config.key, &config.place)? })
+/// Every certificate of the file has to be fit to vouch for others.
+fn authorities(path: &Path, place: &Place, content: &Content) -> Result<Arc<RootCertStore>, Error> {
+    let error = |why| Error { path: path.to_owned(), place: place.clone(), why };
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(&content.first).map_err(error)? {
+        store.add(certificate).map_err(|cause| error(Why::Authority(cause.into())))?;
+    }
+    Ok(Arc::new(store))
+}
+
+/// The one provider of cryptography for TLS. The first key exchange is also safe from those who
+/// record today and have a quantum computer later.
+pub(crate) fn provider() -> CryptoProvider {
+    let exchanges: Vec<&'static dyn SupportedKxGroup> =
+        vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
+    CryptoProvider { kx_groups: exchanges, ..crypto::default_provider() }
+}
+
+/// What stands in a file, or in two that belong together.
+struct Content {
+    first: Zeroizing<Vec<u8>>,
+    second: Zeroizing<Vec<u8>>,
+}
+
+impl Content {
+    /// Of a chain and its key.
+    fn of_pair(files: &CertificateFiles) -> Result<Self, Error> {
+        Ok(Self { first: read(&files.chain, &files.place)?, second: read(&files.key, &files.place)? })
+    }
+
+    fn of_one(path: &Path, place: &Place) -> Result<Self, Error> {
+        Ok(Self { first: read(path, place)?, second: Zeroizing::default() })
     }
 
     /// Tells one content from another without keeping a key.
-    pub(super) fn digest(&self) -> Digest {
-        digest(&[&self.chain, &self.key])
-    }
-}
-
-/// Who vouches for clients.
-pub(super) struct Authorities(Zeroizing<Vec<u8>>);
-
-impl Authorities {
-    pub(super) fn read(config: &config::ClientCa) -> Result<Self, Error> {
-        Ok(Self(read(&config.path, &config.place)?))
-    }
-
-    pub(super) fn digest(&self) -> Digest {
-        digest(&[&self.0])
-    }
-
-    /// Every certificate of the file has to be fit to vouch for others.
-    pub(super) fn parse(&self, config: &config::ClientCa) -> Result<Arc<RootCertStore>, Error> {
-        let error = |why| Error { path: config.path.clone(), place: config.place.clone(), why };
-        let mut store = RootCertStore::empty();
-        for certificate in certificates(&self.0).map_err(error)? {
-            store.add(certificate).map_err(|cause| error(Why::Authority(cause.into())))?;
+    fn digest(&self) -> Digest {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for part in [&self.first, &self.second] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
         }
-        Ok(Arc::new(store))
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.finish().as_ref());
+        bytes
     }
-}
-
-/// SHA-256 of contents.
-pub(super) type Digest = [u8; 32];
-
-fn digest(contents: &[&[u8]]) -> Digest {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for content in contents {
-        context.update(&(content.len() as u64).to_be_bytes());
-        context.update(content);
-    }
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(context.finish().as_ref());
-    bytes
 }
 
 fn read(path: &Path, place: &Place) -> Result<Zeroizing<Vec<u8>>, Error> {

@@ -2,6 +2,7 @@
 //! end of its life (RFC 5280 §4.1). Whether it is sound is rustls's to judge.
 
 use crate::clock::Timestamp;
+use crate::distinguished_name::{self, Value};
 
 /// `id-ce-subjectAltName`, RFC 5280 §4.2.1.6.
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
@@ -9,9 +10,14 @@ const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
+const UTF8_STRING: u8 = 0x0c;
+const NUMERIC_STRING: u8 = 0x12;
+const PRINTABLE_STRING: u8 = 0x13;
+const IA5_STRING: u8 = 0x16;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
 const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
@@ -48,6 +54,53 @@ pub(super) fn facts(certificate: &[u8]) -> Option<Facts> {
         }
     }
     Some(Facts { names, not_after })
+}
+
+/// The subject of a DER certificate as text. `None` when it has none, or is no certificate.
+pub(super) fn subject(certificate: &[u8]) -> Option<String> {
+    let mut outer = Reader(certificate);
+    let mut certificate = Reader(outer.take(SEQUENCE)?);
+    let mut signed = Reader(certificate.take(SEQUENCE)?);
+    signed.take_if(VERSION);
+    // Serial number, signature algorithm, issuer, validity.
+    for _ in 0..4 {
+        signed.next()?;
+    }
+    let mut parts = Vec::new();
+    let mut name = Reader(signed.take(SEQUENCE)?);
+    while !name.0.is_empty() {
+        let (mut part, mut attributes) = (Reader(name.take(SET)?), Vec::new());
+        while !part.0.is_empty() {
+            let mut attribute = Reader(part.take(SEQUENCE)?);
+            let kind = numbers(attribute.take(OBJECT_IDENTIFIER)?)?;
+            let encoded = attribute.0;
+            let value = match attribute.next()? {
+                (UTF8_STRING | NUMERIC_STRING | PRINTABLE_STRING | IA5_STRING, text) => {
+                    Value::Text(std::str::from_utf8(text).ok()?)
+                }
+                _ => Value::Encoded(encoded),
+            };
+            attributes.push((kind, value));
+        }
+        parts.push(attributes);
+    }
+    Some(distinguished_name::text(&parts)).filter(|text| !text.is_empty())
+}
+
+/// An object identifier with dots (X.690 §8.19).
+fn numbers(bytes: &[u8]) -> Option<String> {
+    let (mut all, mut number) = (Vec::new(), 0_u64);
+    for byte in bytes {
+        number = number.checked_mul(128)?.checked_add(u64::from(byte & 0x7f))?;
+        if byte & 0x80 == 0 {
+            all.push(std::mem::take(&mut number));
+        }
+    }
+    let first = *all.first()?;
+    let root = (first / 40).min(2);
+    let rest = all.iter().skip(1).map(ToString::to_string);
+    let all = [root.to_string(), (first - root * 40).to_string()].into_iter().chain(rest);
+    Some(all.collect::<Vec<_>>().join("."))
 }
 
 fn alternative_names(extensions: &[u8]) -> Option<Vec<String>> {
@@ -173,6 +226,25 @@ mod tests {
     }
 
     #[test]
+    fn the_subject_is_text() {
+        let mut wanted = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        let mut name = rcgen::DistinguishedName::new();
+        name.push(rcgen::DnType::CountryName, "DE");
+        name.push(rcgen::DnType::OrganizationName, "Über, uns");
+        name.push(rcgen::DnType::CustomDnType(vec![0, 9, 2342, 19_200_300, 100, 1, 1]), "batch");
+        name.push(rcgen::DnType::CommonName, "app");
+        wanted.distinguished_name = name;
+        let key = rcgen::KeyPair::generate().unwrap();
+        let whole = wanted.self_signed(&key).unwrap().der().to_vec();
+        assert_eq!(subject(&whole).as_deref(), Some("CN=app,UID=batch,O=Über\\, uns,C=DE"));
+        for end in 0..whole.len() {
+            assert_eq!(subject(&whole[..end]), None, "{end}");
+        }
+        wanted.distinguished_name = rcgen::DistinguishedName::new();
+        assert_eq!(subject(wanted.self_signed(&key).unwrap().der()), None, "a name without parts is nobody's");
+    }
+
+    #[test]
     fn names_that_nobody_can_ask_for_are_left_out() {
         for (bytes, name) in [
             (&b"a.example"[..], Some("a.example")),
@@ -214,6 +286,7 @@ mod tests {
                 *place = byte;
             }
             let _read = facts(&bytes).is_some();
+            let _named = subject(&bytes).is_some();
         }
     }
 }

@@ -2,33 +2,33 @@
 
 use std::path::Path;
 
-use super::certificate::{Certificate, Pair};
-use super::provider;
+use super::{Certificate, Slot};
+use crate::clock::Timestamp;
 use crate::config::{self, Place};
 
 /// A self-signed certificate and its key, as PEM.
-pub(super) struct Issued {
-    pub(super) chain: String,
-    pub(super) key: String,
+pub(crate) struct Issued {
+    pub(crate) chain: String,
+    pub(crate) key: String,
 }
 
 impl Issued {
-    pub(super) fn new(names: &[&str]) -> Self {
+    pub(crate) fn new(names: &[&str]) -> Self {
         Self::with(names, &rcgen::PKCS_ECDSA_P256_SHA256)
     }
 
-    pub(super) fn with(names: &[&str], algorithm: &'static rcgen::SignatureAlgorithm) -> Self {
+    pub(crate) fn with(names: &[&str], algorithm: &'static rcgen::SignatureAlgorithm) -> Self {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         Self::of(rcgen::CertificateParams::new(names).unwrap(), algorithm)
     }
 
-    pub(super) fn of(wanted: rcgen::CertificateParams, algorithm: &'static rcgen::SignatureAlgorithm) -> Self {
+    pub(crate) fn of(wanted: rcgen::CertificateParams, algorithm: &'static rcgen::SignatureAlgorithm) -> Self {
         let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
         Self { chain: wanted.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
     }
 
     /// Writes both as `NAME.pem` and `NAME.key`.
-    pub(super) fn write(&self, folder: &Path, name: &str) -> config::CertificateFiles {
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> config::CertificateFiles {
         let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
         std::fs::write(&chain, &self.chain).unwrap();
         std::fs::write(&key, &self.key).unwrap();
@@ -36,8 +36,8 @@ impl Issued {
     }
 
     /// The same, loaded.
-    pub(super) fn certificate(&self, folder: &Path) -> Certificate {
+    pub(crate) fn certificate(&self, folder: &Path) -> Certificate {
         let config = self.write(folder, "site");
-        Certificate::parse(&config, &Pair::read(&config).unwrap(), &provider()).unwrap()
+        Slot::<Certificate>::read(&config, None, Timestamp::from_seconds(0)).unwrap().good
     }
 }
