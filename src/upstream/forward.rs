@@ -31,7 +31,7 @@ use crate::http::{Body, BodyError};
 /// The request has been vetted: a path as its target, no hop-by-hop header, the identity set. Its
 /// framing, `Host` and `Expect` are replaced. It is tried again as long as nothing of it was sent,
 /// and when a connection ends without an answer, if it is idempotent; in both cases only if all that
-/// was taken of its body is still there ([`super::replay`]). Dropping the future, or the answer's
+/// was taken of its body is still there (`replay`). Dropping the future, or the answer's
 /// body before its end, closes the connection.
 ///
 /// # Errors
@@ -107,10 +107,6 @@ where
                     let sent = send(link, &mut head, &mut body, upload, to, now).await;
                     sent.map(|(response, link)| (response, Source::Http1(link)))
                 }
-                // HTTP/2 has another way to begin a WebSocket, which few servers know (RFC 8441).
-                Ok(Carrier::Http2(_)) if exchange.handshake.is_some() => {
-                    Err(Failed { error: Error::Invalid(Invalid::Handshake), again: false })
-                }
                 Ok(Carrier::Http2(lease)) => {
                     let sent = Box::pin(http2::send(lease, &head, &mut body, upload, to, now)).await;
                     sent.map(|(response, stream)| (response, Source::Http2(stream)))
@@ -167,7 +163,7 @@ enum Checked<'a> {
     /// For the client, and the connection perhaps for another request.
     Answer(Source, bool),
     /// The connection is a WebSocket from here on.
-    Switched(&'a Handshake, Link),
+    Switched(&'a Handshake, Box<Link>),
 }
 
 /// Checks and cleans the head of an answer.
@@ -192,13 +188,13 @@ pub(super) struct Failed {
 /// Sends a request on a connection and waits for the head of the answer. What is left of the body
 /// by then is sent by a task of its own, so that neither direction waits for the other.
 fn send<B>(
-    mut link: Link,
+    mut link: Box<Link>,
     head: &mut Request<()>,
     body: &mut Option<Outgoing<B>>,
     upload: Option<&Rc<Upload>>,
     (upstream, backend, exchange): (&Upstream, &Backend, &Exchange<'_>),
     now: Instant,
-) -> impl Future<Output = Result<(Response<()>, Link), Failed>>
+) -> impl Future<Output = Result<(Response<()>, Box<Link>), Failed>>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin + 'static,
 {

@@ -2,7 +2,7 @@
 //!
 //! A worker has [`Sessions`] to a server: connections over which many exchanges go at once. A task
 //! of its own keeps each of them going ([`session`]). An exchange holds a [`Lease`] on one, sends its
-//! request with a [`Pump`] and reads its answer from a [`Stream`], all within the task of the client's
+//! request with a `Pump` and reads its answer from a [`Stream`], all within the task of the client's
 //! request, as with HTTP/1.1. hyper's client would hide what is decided on here: how many streams the
 //! server still takes, whether it has looked at a request, and who is waiting for whom.
 

@@ -18,7 +18,7 @@ use crate::config::Protocol;
 /// What a request is sent over.
 pub(super) enum Carrier {
     /// A connection of its own.
-    Http1(Link),
+    Http1(Box<Link>),
     /// A place on one that it shares.
     Http2(Lease),
 }
@@ -76,7 +76,8 @@ async fn connect(upstream: &Upstream, backend: &Backend, server: &Rc<Server>, sl
         let address = backend.resolved.as_ref().and_then(|_| stream.address());
         if !speaks_http2(&stream, upstream.config.protocol)? {
             server.speaks_http1().set(upstream.config.protocol == Protocol::Auto);
-            return Ok(Carrier::Http1(Link::new(Connection::new(Socket::new(stream)), address, slot)));
+            let link = Link::new(Connection::new(Socket::new(stream)), address, slot);
+            return Ok(Carrier::Http1(Box::new(link)));
         }
         server.speaks_http1().set(false);
         let begun = server.sessions().start(server, stream, (address, slot, upstream.config.idle));

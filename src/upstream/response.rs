@@ -74,7 +74,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> bool {
 
 /// Where the body of an answer comes from.
 pub(super) enum Source {
-    Http1(Link),
+    Http1(Box<Link>),
     Http2(Box<http2::Stream>),
 }
 
@@ -90,6 +90,14 @@ impl Source {
         match self {
             Self::Http1(link) => link.connection.is_at_end(),
             Self::Http2(stream) => stream.is_at_end(),
+        }
+    }
+
+    /// What is left of it, if it has come to its end already.
+    fn take_whole(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Http1(link) => link.connection.take_whole(),
+            Self::Http2(stream) => stream.is_at_end().then(Bytes::new),
         }
     }
 
@@ -133,10 +141,10 @@ impl Rest {
 
 /// The body for the client. The connection goes back when the last byte was read; when this is
 /// dropped before, the connection closes, and the upstream learns that nobody listens any more.
-pub(super) fn body(rest: Rest) -> Body {
-    if rest.source.is_at_end() {
+pub(super) fn body(mut rest: Rest) -> Body {
+    if let Some(whole) = rest.source.take_whole() {
         rest.finish();
-        return Body::Empty;
+        return Body::from(whole);
     }
     Body::Stream(Box::pin(Watched { rest: Some(rest), waiting: None }))
 }

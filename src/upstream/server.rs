@@ -194,7 +194,7 @@ impl Server {
     /// An unused connection that is neither expired nor closed, and on which nothing came: it would be
     /// read as the next answer. `sure`: what goes over it cannot be sent again, so that one more
     /// system call is worth it.
-    pub(super) fn take_idle(&self, now: Instant, sure: bool) -> Option<Link> {
+    pub(super) fn take_idle(&self, now: Instant, sure: bool) -> Option<Box<Link>> {
         let mut idle = self.idle.borrow_mut();
         loop {
             let Kept { mut link, since, until } = idle.pop_back()?;
@@ -240,7 +240,7 @@ impl Server {
 
     /// Keeps a connection for another request, for at most `idle`, unless bytes came that nobody
     /// asked for, or its end.
-    fn keep(self: &Rc<Self>, mut link: Link, idle: Duration) {
+    fn keep(self: &Rc<Self>, mut link: Box<Link>, idle: Duration) {
         let now = Instant::now();
         if !self.leads_here(link.address, &link.generation) || now >= link.born + MAX_AGE {
             return;
@@ -299,7 +299,7 @@ async fn reap(server: RcWeak<Server>) {
 
 /// A connection that is not in use.
 struct Kept {
-    link: Link,
+    link: Box<Link>,
     since: Instant,
     until: Instant,
 }
@@ -368,7 +368,7 @@ impl Claim {
 
 impl Claim {
     /// The answer is complete, and so is the request: the connection may serve another one.
-    pub(super) fn settle(self, link: Link, idle: Duration) {
+    pub(super) fn settle(self, link: Box<Link>, idle: Duration) {
         if !idle.is_zero() {
             self.server.keep(link, idle);
         }

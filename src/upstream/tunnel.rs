@@ -66,7 +66,7 @@ impl Handshake {
         Ok(())
     }
 
-    pub(super) fn open(&self, claim: Claim, mut link: Link) {
+    pub(super) fn open(&self, claim: Claim, mut link: Box<Link>) {
         // No further request is written with it.
         link.buffer = Vec::new();
         self.tunnel.set(Some(Tunnel { _claim: claim, link }));
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Handshake {
 /// A connection that is nothing but bytes. It is never used for another request; dropping it closes it.
 pub struct Tunnel {
     _claim: Claim,
-    link: Link,
+    link: Box<Link>,
 }
 
 impl std::fmt::Debug for Tunnel {

@@ -15,7 +15,7 @@ use super::server::{Link, Server};
 /// How a request comes to its connection.
 pub(super) enum Way {
     /// Over one that another request of this worker has just left.
-    Kept(Link),
+    Kept(Box<Link>),
     /// Over a new one.
     New(Slot),
     /// One that is shared may have room now.
@@ -32,14 +32,14 @@ pub(super) struct Seat {
 /// What somebody who waits is told.
 enum Turn {
     /// This connection is yours.
-    Link(Link),
+    Link(Box<Link>),
     /// Have a look.
     Look,
 }
 
 impl Seat {
     /// Hands a connection over.
-    pub(super) fn take_over(&self, link: Link) {
+    pub(super) fn take_over(&self, link: Box<Link>) {
         self.tell(Turn::Link(link));
     }
 

@@ -108,21 +108,6 @@ async fn what_the_server_does_wrong_is_the_same_problem_as_over_http_1() {
 }
 
 #[tokio::test]
-async fn a_websocket_needs_an_upstream_of_http_1() {
-    let upstream = H2Upstream::start().await;
-    let routes = "[[route]]\npath = \"/*\"\nupstream = \"app\"\naccess = \"public\"\nwebsocket = true\n";
-    let gate = Portcullis::start(&(H2C.to_owned() + &upstream.toml("app") + routes)).await;
-    let headers = [
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ];
-    gate.request("GET", "/socket", &headers, "").await.expect(502, "upstream_invalid");
-    assert_eq!(gate.access_line("/socket").await["reason"], "invalid_handshake");
-}
-
-#[tokio::test]
 async fn probes_speak_it_too() {
     let upstream = H2Upstream::start().await;
     let health = "[upstream.app.health]\npath = \"/healthz\"\nevery = \"50ms\"\ntimeout = \"50ms\"\nup = 1\ndown = 1\n";

@@ -164,6 +164,17 @@ impl Connection {
         Poll::Ready(Ok(self.unread.split().freeze()))
     }
 
+    /// What is left of the answer's body, if it has come to its end already, as short ones do.
+    pub(in super::super) fn take_whole(&mut self) -> Option<Bytes> {
+        let left = match self.place {
+            Place::End => 0,
+            Place::Length(left) => usize::try_from(left).ok().filter(|left| *left <= self.unread.len())?,
+            _ => return None,
+        };
+        self.place = Place::End;
+        Some(self.unread.split_to(left).freeze())
+    }
+
     /// Whether the answer has been read to its end.
     pub(in super::super) fn is_at_end(&self) -> bool {
         self.place == Place::End
