@@ -240,7 +240,7 @@ def systemd(story):
         "gateway",
         ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", "-l", f"127.0.0.1:{named}", "--fdname=byaddress:web",
          *kept, BINARY, "run", "--config", config],
-        environment=environment,
+        environment=environment, ready=lambda: is_bound(port) and is_bound(named),
     )
     with story.step("the first connection starts the gateway, which takes sockets by address and by name"):
         for at in (port, named):
@@ -287,6 +287,12 @@ def systemd(story):
             finally:
                 child.terminate()
                 assert child.wait(PATIENCE) == 0
+
+
+def is_bound(port):
+    """Whether somebody listens there, without connecting: the first connection is part of the story."""
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        return any(fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in map(str.split, table))
 
 
 def heard(manager, alive=False):
