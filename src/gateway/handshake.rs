@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as HttpBody;
 
-use super::no_connect;
+use super::refusals::no_connect;
 use crate::access::{Denial, Refusal};
 use crate::auth::cors::is_own;
 use crate::config;

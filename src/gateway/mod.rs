@@ -4,6 +4,7 @@
 //! and moves the record into it. `respond` is the way of a request from top to bottom.
 
 mod deadline;
+mod decide;
 mod grpc;
 mod handshake;
 pub mod host;
@@ -11,6 +12,7 @@ mod lifetime;
 mod own;
 mod panic;
 mod redirect;
+mod refusals;
 pub mod route;
 mod tunnel;
 
@@ -22,32 +24,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body as _;
 
 use self::deadline::Deadline;
+use self::decide::Asked;
+pub use self::decide::Decisions;
 use self::grpc::{Told, Tongue};
 use self::handshake::Handshake;
 use self::host::effective_host;
 use self::lifetime::{Held, Lasting, Life, Register};
 use self::own::Own;
-use self::route::{Miss, Pattern, Routes};
+use self::refusals::{no_connect, problem_response};
+use self::route::{Pattern, Routes};
 use self::tunnel::Ends;
 use crate::access::assertion::{self, Assertion};
 use crate::access::forwarded::{Forwarded, Hop, TRACEPARENT, X_REQUEST_ID};
 use crate::access::identity::{Identity, Stamp, stamp};
-use crate::access::{Authenticator, Denial, Permit, authenticate, authorize};
+use crate::access::{Authenticator, Permit};
 use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::{self, Access, Balance, HostPattern, LimitBy, PathPattern};
+use crate::config::{self, Balance, HostPattern, PathPattern};
 use crate::http::{Body, ConnInfo, Peer, Transport, client_addr, first};
-use crate::limit::{Key, Limiter};
-use crate::path::{self, Ambiguity, NormalPath};
+use crate::limit::Limiter;
+use crate::path::{self, NormalPath};
 use crate::problem::{Code, Problem};
 use crate::server::framing::Refusal;
 use crate::server::{RequestBody, Service};
 use crate::telemetry::access_log::{AccessLog, Path, Record};
-use crate::telemetry::metrics::{self, Count, Metrics, RouteMetrics};
+use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::{RequestId, TraceContext};
 use crate::upstream::{self, Connections, Exchange, Timing, Trailers, Upstream};
 
@@ -97,100 +102,6 @@ impl Pattern for Route {
     }
     fn keep_encoded_slashes(&self) -> bool {
         self.config.keep_encoded_slashes()
-    }
-}
-
-/// What is decided on: a request that came, or one that a proxy asks about.
-struct Asked<'a> {
-    host: &'a str,
-    path: &'a NormalPath<'a>,
-    method: &'a Method,
-    /// With the credential.
-    headers: &'a HeaderMap,
-    /// Whom the client's TLS certificate was given to.
-    certificate: Option<&'a Arc<str>>,
-}
-
-impl Gateway {
-    /// Who is calling, may they, and which path goes upstream if not the one that was asked for. The
-    /// order is that of cost: counting before cryptography.
-    async fn decide(
-        &self,
-        route: &Route,
-        asked: &Asked<'_>,
-        record: &mut Record,
-    ) -> Result<(Permit, Option<String>), Problem> {
-        let now = record.time;
-        if let Some(limit) = &route.limit
-            && limit.by() == LimitBy::Client
-        {
-            limit.take(Key::Client(record.client), now)?;
-        }
-        let credential = match &route.config.access {
-            // Nobody asks who is calling, so a bad token does no harm here and a good one no work.
-            Access::Public => authenticate::unasked(asked.headers),
-            _ => self.authenticator.credential(asked.headers, now).await,
-        };
-        let decision = authorize(&route.config.access, &credential, asked.certificate);
-        self.decisions.count(&decision);
-        let permit = decision?;
-        if let Some(principal) = permit.principal() {
-            record.subject = Some(Arc::clone(principal.subject()));
-            record.pool = Some(Arc::clone(&principal.verified().pool().name));
-        } else if matches!(route.config.access, Access::Required(_)) {
-            // Nothing but the certificate let it in.
-            record.subject = permit.certificate().cloned();
-        }
-        if let Some(limit) = &route.limit
-            && limit.by() == LimitBy::Subject
-        {
-            let key = match (&record.pool, &record.subject) {
-                (Some(pool), Some(subject)) => Key::Subject(pool, subject),
-                // No pool is called so.
-                (None, Some(subject)) => Key::Subject("@certificate", subject),
-                _ => Key::Client(record.client),
-            };
-            limit.take(key, now)?;
-        }
-        let Some(rewrite) = &route.config.rewrite else { return Ok((permit, None)) };
-        let rewritten = rewrite.apply(&asked.path.text);
-        // Nobody reaches by another name what they could not reach by its own.
-        let may = |other: &Route| {
-            !Arc::ptr_eq(&other.upstream, &route.upstream)
-                || authorize(&other.config.access, &credential, asked.certificate).is_ok()
-        };
-        if !self.routes.named(asked.host, &path::normalize(&rewritten)?, asked.method).all(may) {
-            return Err(Problem::from(Code::AccessDenied).because("rewrite"));
-        }
-        Ok((permit, Some(rewritten)))
-    }
-}
-
-/// The counters of `portcullis_auth_total`, the frequent ones held.
-#[derive(Debug)]
-pub struct Decisions {
-    metrics: Arc<Metrics>,
-    accepted: Count,
-    anonymous: Count,
-}
-
-impl Decisions {
-    /// Counters in `metrics`.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        let held = |outcome: &'static str| metrics.auth.get_or_create_owned(&metrics::Auth::new(outcome, "ok"));
-        let (accepted, anonymous) = (held("accepted"), held("anonymous"));
-        Self { metrics, accepted, anonymous }
-    }
-
-    fn count(&self, decision: &Result<Permit, Denial>) {
-        match decision {
-            Ok(permit) if permit.principal().is_some() => self.accepted.inc(),
-            Ok(_) => self.anonymous.inc(),
-            Err(denial) => {
-                let outcome = if matches!(denial, Denial::Lacking(_)) { "denied" } else { "refused" };
-                self.metrics.auth.get_or_create_owned(&metrics::Auth::new(outcome, denial.as_str())).inc()
-            }
-        };
     }
 }
 
@@ -415,14 +326,6 @@ impl Service for Worker {
     }
 }
 
-/// A CONNECT that is not the beginning of a WebSocket.
-fn no_connect() -> Problem {
-    let refused = Problem::from(Code::MethodNotAllowed).because("connect");
-    // RFC 9110 §15.5.6 asks for a list, although no resource is meant.
-    let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
-    Problem { close: true, allow, ..refused }
-}
-
 /// What `balance = "hash"` goes by: the user, or the address of a client that is nobody.
 fn affinity(balance: Balance, permit: &Permit, client: Peer) -> u64 {
     match (balance, permit.principal()) {
@@ -481,51 +384,5 @@ fn upstream_target(uri: &http::Uri, path: &NormalPath<'_>) -> Result<Option<http
     match target.parse() {
         Ok(uri) => Ok(Some(uri)),
         Err(_) => Err(Problem::from(Code::PathAmbiguous).because("target")),
-    }
-}
-
-fn problem_response(problem: &Problem, tongue: Tongue, record: &mut Record) -> Response<Body> {
-    record.code = Some(problem.code.as_str());
-    record.reason = Some(problem.reason.clone());
-    let mut response = match tongue {
-        Tongue::Http => problem.response(record.request_id.as_str()),
-        Tongue::Grpc | Tongue::GrpcToTheEnd => problem.grpc_response(),
-    };
-    let id: HeaderValue = record.request_id.header_value();
-    response.headers_mut().insert(X_REQUEST_ID, id);
-    handshake::name_version(problem, response.headers_mut());
-    response
-}
-
-impl From<Ambiguity> for Problem {
-    fn from(ambiguity: Ambiguity) -> Self {
-        Self::from(Code::PathAmbiguous).because(ambiguity.as_str())
-    }
-}
-
-impl From<Miss> for Problem {
-    fn from(miss: Miss) -> Self {
-        match miss {
-            Miss::Ambiguous(ambiguity) => ambiguity.into(),
-            Miss::Unknown => Self::from(Code::RouteUnknown),
-            Miss::Method(methods) => {
-                let mut names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-                names.sort_unstable();
-                names.dedup();
-                Self { allow: Some(names.join(", ")), ..Self::from(Code::MethodNotAllowed) }
-            }
-        }
-    }
-}
-
-/// Whoever sends such a head may have sent anything behind it: the connection ends.
-impl From<host::HostError> for Problem {
-    fn from(error: host::HostError) -> Self {
-        let problem = match error {
-            host::HostError::Repeated => Self::from(Code::HeaderAmbiguous).because("host"),
-            host::HostError::Malformed => Self::from(Code::RequestMalformed).because("host"),
-            host::HostError::Contradiction => Self::from(Code::RequestMalformed).because("host_contradiction"),
-        };
-        Self { close: true, ..problem }
     }
 }

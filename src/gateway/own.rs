@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 
+use super::Gateway;
+use super::decide::Asked;
 use super::grpc::Tongue;
 use super::host::effective_host;
-use super::{Asked, Gateway, problem_response};
+use super::refusals::problem_response;
 use crate::access::Permit;
 use crate::access::forwarded::X_REQUEST_ID;
 use crate::auth::cors::Crossing;
