@@ -224,7 +224,7 @@ impl From<BodyError> for Problem {
             BodyError::Stalled => Self::from(Code::RequestTimeout).because("body"),
             BodyError::Upstream => Self::from(Code::UpstreamInvalid).because("body"),
             BodyError::Overdue => Self::from(Code::UpstreamTimeout).because("route_timeout"),
-            BodyError::Unpermitted => Self::from(Code::AccessDenied).because("permission_ended"),
+            BodyError::Unpermitted => Self::new(Code::TokenInvalid, "The permission ended").because("permission_ended"),
         };
         Self { close: true, ..problem }
     }

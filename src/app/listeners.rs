@@ -134,8 +134,9 @@ impl Bound {
         for (what, written, same) in wanted {
             let entrance = match &written {
                 Written::Serves(config::Listener { tls: Some(_), .. }) => {
-                    // There is one for each listener that has TLS, in their order.
-                    endpoints.next().map_or(Entrance::Plain { h2c: false }, |one| Entrance::Tls(Arc::clone(one)))
+                    // There is one for each listener that has TLS, in their order; without it nobody listens.
+                    let endpoint = endpoints.next().ok_or_else(|| StartError::Tls(Vec::new()))?;
+                    Entrance::Tls(Arc::clone(endpoint))
                 }
                 Written::Serves(listener) => Entrance::Plain { h2c: listener.h2c },
                 Written::Redirects { .. } => Entrance::Redirect(port),

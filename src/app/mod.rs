@@ -244,10 +244,10 @@ impl App {
     }
 
     fn stop(&mut self, hurry: Option<&Receiver<()>>) -> Ended {
+        let Some(workers) = self.workers.take() else { return Ended::Drained };
         self.live.supervisor.stopping();
         self.live.listeners.close();
         self.lifecycle.send_replace(Lifecycle::Draining);
-        let Some(workers) = self.workers.take() else { return Ended::Drained };
         let ended = match hurry {
             None => Ended::Cut,
             Some(hurry) => wait_for_drain(&workers, self.config().server.drain, hurry),

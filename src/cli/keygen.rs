@@ -18,8 +18,8 @@ pub enum Kind {
     Assertion,
 }
 
-/// Writes a fresh key to `out`, and a line on what to do with it to `notes`. With standard output and standard error, `portcullis keygen > session.key` makes a key
-/// file that holds nothing else.
+/// Writes a fresh key to `out`, and a line on what to do with it to `notes`. With standard output and
+/// standard error, `portcullis keygen > session.key` makes a key file that holds nothing else.
 ///
 /// # Errors
 /// When one of the two cannot be written.

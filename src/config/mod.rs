@@ -107,7 +107,7 @@ pub struct Server {
 pub struct Limits {
     /// Open client connections, over all listeners.
     pub connections: usize,
-    /// What comes before the first byte of a client's own: a PROXY header and a TLS handshake together.
+    /// What comes before the first request: a PROXY header and a TLS handshake together.
     pub handshake: Duration,
     /// From the first byte of a request to the end of its head.
     pub request_head: Duration,
@@ -667,7 +667,7 @@ pub enum Access {
     Required(Rule),
 }
 
-/// What a verified token must show, and the connection it came over.
+/// What a caller must show: a verified token, a client certificate, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Any of these groups. Empty: does not matter.

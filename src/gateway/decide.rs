@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 
 use super::{Gateway, Route};
-use crate::access::{Denial, Permit, authenticate, authorize};
+use crate::access::{Credential, Denial, Permit, authenticate, authorize};
 use crate::config::{Access, LimitBy};
 use crate::limit::Key;
 use crate::path::{self, NormalPath};
@@ -65,17 +65,30 @@ impl Gateway {
             };
             limit.take(key, now)?;
         }
-        let Some(rewrite) = &route.config.rewrite else { return Ok((permit, None)) };
+        Ok((permit, self.rewritten(route, asked, &credential)?))
+    }
+
+    /// The path that goes upstream if it is not the one that was asked for. Nobody reaches by another
+    /// name what they could not reach by its own.
+    ///
+    /// # Errors
+    /// When the caller could not.
+    pub(super) fn rewritten(
+        &self,
+        route: &Route,
+        asked: &Asked<'_>,
+        credential: &Credential,
+    ) -> Result<Option<String>, Problem> {
+        let Some(rewrite) = &route.config.rewrite else { return Ok(None) };
         let rewritten = rewrite.apply(&asked.path.text);
-        // Nobody reaches by another name what they could not reach by its own.
         let may = |other: &Route| {
             !Arc::ptr_eq(&other.upstream, &route.upstream)
-                || authorize(&other.config.access, &credential, asked.certificate).is_ok()
+                || authorize(&other.config.access, credential, asked.certificate).is_ok()
         };
         if !self.routes.named(asked.host, &path::normalize(&rewritten)?, asked.method).all(may) {
             return Err(Problem::from(Code::AccessDenied).because("rewrite"));
         }
-        Ok((permit, Some(rewritten)))
+        Ok(Some(rewritten))
     }
 }
 

@@ -42,6 +42,7 @@ impl Handshake {
         extended: bool,
         config: Option<&config::WebSocket>,
         host: Option<&HeaderValue>,
+        has_certificate: bool,
     ) -> Result<Option<Self>, Problem> {
         let Some(config) = config else {
             return if extended { Err(no_connect()) } else { Ok(None) };
@@ -70,7 +71,8 @@ impl Handshake {
         };
         let mut handshake = Self { key, credential: None, bearer: None, offered: Vec::new(), extended };
         handshake.read_protocols(headers)?;
-        let asked = handshake.bearer.is_some() || !config.origins.is_empty();
+        // Any page can bring a token as a subprotocol, and a browser brings its certificate for any page.
+        let asked = handshake.bearer.is_some() || has_certificate || !config.origins.is_empty();
         if asked && !may_come_from(headers, config, host) {
             return Err(Problem::from(Code::OriginDenied).because("origin"));
         }
@@ -83,10 +85,12 @@ impl Handshake {
         for line in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
             let malformed = |_| Problem::from(Code::RequestMalformed).because("websocket_protocol");
             for offer in line.to_str().map_err(malformed)?.split(',').map(str::trim) {
-                let Some(token) = offer.strip_prefix(BEARER) else {
+                let (prefix, token) = offer.split_at_checked(BEARER.len()).unwrap_or((offer, ""));
+                // Any spelling of it: a token is not for the upstream to see.
+                if !prefix.eq_ignore_ascii_case(BEARER) {
                     self.offered.push(offer.to_owned());
                     continue;
-                };
+                }
                 let mut bearer = HeaderValue::from_str(offer).map_err(|_| ambiguous())?;
                 let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ambiguous())?;
                 bearer.set_sensitive(true);
@@ -218,7 +222,7 @@ mod tests {
 
     fn read(lines: &[(&str, &str)]) -> Result<Option<Handshake>, (Code, String)> {
         let (request, host) = (request(lines), HeaderValue::from_static("gw"));
-        Handshake::read(&request, false, Some(&config()), Some(&host))
+        Handshake::read(&request, false, Some(&config()), Some(&host), false)
             .map_err(|problem| (problem.code, problem.reason.into()))
     }
 
@@ -242,9 +246,9 @@ mod tests {
         }
         let mut old = request(&LINES);
         *old.version_mut() = Version::HTTP_10;
-        assert!(Handshake::read(&old, false, Some(&config()), None).unwrap().is_none());
-        assert!(Handshake::read(&request(&LINES), false, None, None).unwrap().is_none(), "the route has none");
-        assert_eq!(Handshake::read(&old, true, None, None).unwrap_err().code, Code::MethodNotAllowed);
+        assert!(Handshake::read(&old, false, Some(&config()), None, false).unwrap().is_none());
+        assert!(Handshake::read(&request(&LINES), false, None, None, false).unwrap().is_none(), "the route has none");
+        assert_eq!(Handshake::read(&old, true, None, None, false).unwrap_err().code, Code::MethodNotAllowed);
     }
 
     #[test]
@@ -261,15 +265,31 @@ mod tests {
             assert_eq!(read(&lines).unwrap_err(), (Code::RequestMalformed, reason.to_owned()), "{lines:?}");
         }
         let body = request(&LINES).map(|_| Full::new(&b"x"[..]));
-        let problem = Handshake::read(&body, false, Some(&config()), None).unwrap_err();
+        let problem = Handshake::read(&body, false, Some(&config()), None, false).unwrap_err();
         assert_eq!((&*problem.reason, problem.close), ("websocket_method", true));
         let mut post = request(&LINES);
         *post.method_mut() = Method::POST;
-        assert_eq!(Handshake::read(&post, false, Some(&config()), None).unwrap_err().reason, "websocket_method");
+        assert_eq!(Handshake::read(&post, false, Some(&config()), None, false).unwrap_err().reason, "websocket_method");
+    }
+
+    #[test]
+    fn what_a_browser_adds_by_itself_is_for_the_pages_of_the_host() {
+        let host = HeaderValue::from_static("gw");
+        let read = |origin, has_certificate| {
+            let request = request(&with(&[("origin", origin)]));
+            let read = Handshake::read(&request, false, Some(&config()), Some(&host), has_certificate);
+            read.map(|_| ()).map_err(|problem| problem.code)
+        };
+        assert_eq!(read("https://evil.example", true), Err(Code::OriginDenied));
+        assert_eq!(read("https://gw", true), Ok(()));
+        assert_eq!(read("https://evil.example", false), Ok(()), "there is nothing to abuse");
     }
 
     #[test]
     fn the_token_leaves_the_subprotocols() {
+        let shouted = read(&with(&[("sec-websocket-protocol", "Portcullis.BEARER.a.b.c")])).unwrap().unwrap();
+        assert!(shouted.credential.is_some() && shouted.offered.is_empty(), "in any spelling");
+
         let lines =
             with(&[("sec-websocket-protocol", "chat, portcullis.bearer.a.b.c"), ("sec-websocket-protocol", "v2")]);
         let handshake = read(&lines).unwrap().unwrap();
@@ -319,7 +339,7 @@ mod tests {
         let judge = |lines: &[(&'static str, &'static str)], origins: &[&'static str]| {
             let origins = origins.iter().map(|origin| HeaderValue::from_static(origin)).collect();
             let (config, host) = (config::WebSocket { origins, ..config() }, HeaderValue::from_static("gw:8080"));
-            Handshake::read(&request(&with(lines)), false, Some(&config), Some(&host))
+            Handshake::read(&request(&with(lines)), false, Some(&config), Some(&host), false)
                 .map(drop)
                 .map_err(|problem| problem.code)
         };
@@ -338,7 +358,7 @@ mod tests {
     #[test]
     fn an_extended_connect_is_answered_with_200() {
         let lines = with(&[("connection", ""), ("upgrade", ""), ("sec-websocket-key", "")]);
-        let read = || Handshake::read(&request(&lines), true, Some(&config()), None).unwrap().unwrap();
+        let read = || Handshake::read(&request(&lines), true, Some(&config()), None, false).unwrap().unwrap();
         assert!(is_key(&read().key));
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -348,7 +368,7 @@ mod tests {
         assert!(read().declined(&response).is_err(), "a 200 that is none");
         *response.status_mut() = StatusCode::NOT_FOUND;
         assert!(read().declined(&response).is_ok());
-        let with_key = Handshake::read(&request(&LINES), true, Some(&config()), None);
+        let with_key = Handshake::read(&request(&LINES), true, Some(&config()), None, false);
         assert_eq!(with_key.unwrap_err().reason, "websocket_key");
     }
 }

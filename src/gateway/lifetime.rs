@@ -13,10 +13,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::decide::Asked;
 use super::host::host_name;
 use super::{Gateway, Worker};
 use crate::access::{Credential, Permit, Principal, Refusal, authorize};
@@ -249,6 +250,9 @@ impl Life {
         let credential = principal.map_or(Credential::Absent, Credential::Accepted);
         let permit = authorize(&route.config.access, &credential, self.certificate.as_ref())
             .map_err(|denial| denial.as_str())?;
+        let (headers, certificate) = (&HeaderMap::new(), self.certificate.as_ref());
+        let asked = Asked { host: &host, path: &path, method, headers, certificate };
+        gateway.rewritten(route, &asked, &credential).map_err(|_refused| "rewrite")?;
         self.principal = permit.into_principal();
         self.end = match route.config.stream_grace {
             Some(grace) => {
@@ -291,8 +295,6 @@ enum Ending {
     /// Like a whole one: server-sent events are each complete or ignored (HTML standard, §9.2.6), and
     /// browsers come back by themselves.
     Whole,
-    /// With the status in the trailers that says UNAUTHENTICATED.
-    Grpc,
 }
 
 impl Ending {
@@ -301,13 +303,8 @@ impl Ending {
             return Self::Cut;
         }
         let kind = first(response.headers(), &header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-        // `application/grpc-web` is another thing: its trailers stand in the body.
-        let essence = kind.split(|byte| matches!(byte, b';' | b'+')).next().unwrap_or_default().trim_ascii();
-        match essence {
-            _ if essence.eq_ignore_ascii_case(b"text/event-stream") => Self::Whole,
-            _ if essence.eq_ignore_ascii_case(b"application/grpc") => Self::Grpc,
-            _ => Self::Cut,
-        }
+        let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        if essence.eq_ignore_ascii_case(b"text/event-stream") { Self::Whole } else { Self::Cut }
     }
 }
 
@@ -348,17 +345,8 @@ impl Lasting {
         Poll::Ready(match self.ending {
             Ending::Cut => Some(Err(BodyError::Unpermitted)),
             Ending::Whole => None,
-            Ending::Grpc => Some(Ok(Frame::trailers(unauthenticated()))),
         })
     }
-}
-
-/// gRPC's status 16 (gRPC over HTTP2, "Responses").
-fn unauthenticated() -> HeaderMap {
-    HeaderMap::from_iter([
-        (HeaderName::from_static("grpc-status"), HeaderValue::from_static("16")),
-        (HeaderName::from_static("grpc-message"), HeaderValue::from_static("The permission ended")),
-    ])
 }
 
 impl HttpBody for Lasting {
@@ -454,7 +442,7 @@ mod tests {
         for (kind, expected) in [
             ("text/event-stream", Ending::Whole),
             ("Text/Event-Stream; charset=utf-8", Ending::Whole),
-            ("application/grpc+proto", Ending::Grpc),
+            ("application/grpc+proto", Ending::Cut),
             ("text/event-streams", Ending::Cut),
             ("application/grpc-web+proto", Ending::Cut),
             ("application/json", Ending::Cut),

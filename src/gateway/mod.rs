@@ -165,8 +165,14 @@ impl Worker {
             return tongue.told(Lasting::answer(record, response, life));
         };
         record.switch(response.status());
+        let log = self.log.clone();
         let life = held.map(|held| Life::new(self, gateway, held).of_tunnel());
-        tokio::task::spawn_local(ends.carry(record, life));
+        let carried = ends.carry(record, life);
+        tokio::task::spawn_local(async move {
+            if panic::caught(pin!(carried)).await.is_err() {
+                log.metrics().panics.inc();
+            }
+        });
         tongue.told(Lasting::switch(response))
     }
 
@@ -213,7 +219,7 @@ impl Worker {
                 return Err(no_connect());
             }
             let asked = Own { auth, below: below.to_owned(), host: host.value.clone(), trusted };
-            return Ok(Box::pin(gateway.answer(asked, request, record)).await?.into());
+            return Ok(Box::pin(gateway.answer(asked, request, record)).await.into());
         }
 
         let route = gateway.routes.find(&host.name, &path, method)?;
@@ -221,10 +227,11 @@ impl Worker {
         let mut deadline = Deadline::after(route.config.timeout);
         check_length(route.config.body, request.body())?;
 
-        let handshake = Handshake::read(&request, extended, route.config.websocket.as_ref(), host.value.as_ref())?;
+        let certificate = client.info.transport.tls().and_then(|session| session.client_subject.as_ref());
+        let (sockets, shown) = (route.config.websocket.as_ref(), certificate.is_some());
+        let handshake = Handshake::read(&request, extended, sockets, host.value.as_ref(), shown)?;
 
         let credential = handshake.as_ref().and_then(|handshake| handshake.credential.as_ref());
-        let certificate = client.info.transport.tls().and_then(|session| session.client_subject.as_ref());
         let headers = credential.unwrap_or(head);
         let asked = Asked { host: &host.name, path: &path, method, headers, certificate };
         let (permit, rewritten) = deadline.before(pin!(gateway.decide(route, &asked, record))).await?;

@@ -32,33 +32,41 @@ pub(super) struct Own<'a> {
 }
 
 impl Gateway {
-    /// Answers a request for one of our own paths.
+    /// Answers a request for one of our own paths. What is wrong with it is said in HTTP, whatever the
+    /// request looks like: a proxy that asks goes by the status.
     pub(super) async fn answer(
+        &self,
+        own: Own<'_>,
+        request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Response<Body> {
+        record.route = Some(Arc::clone(own.auth.metrics_of(&own.below)));
+        let answer = self.answer_or_refuse(own, request, record).await;
+        let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, Tongue::Http, record));
+        response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
+        response
+    }
+
+    async fn answer_or_refuse(
         &self,
         Own { auth, below, host, trusted }: Own<'_>,
         mut request: Request<RequestBody>,
         record: &mut Record,
     ) -> Result<Response<Body>, Problem> {
-        record.route = Some(Arc::clone(auth.metrics_of(&below)));
-        let mut response = if let Some(appended) = check::serves(&below) {
-            self.check(auth, appended, trusted, &request, record).await?
-        } else if let Some(keys) = self.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
-            jwks::answer(keys, request.method(), record.time)?
-        } else {
-            let crossing = Crossing::judge(auth.config().cors.as_ref(), request.headers(), host.as_ref())?;
-            request.body_mut().count_into(record.count_in());
-            match crossing.preflight(&request) {
-                Some(response) => response,
-                None => {
-                    let answer = auth.handle(request, &below, record.client).await;
-                    let mut response =
-                        answer.unwrap_or_else(|problem| problem_response(&problem, Tongue::Http, record));
-                    crossing.apply(response.headers_mut());
-                    response
-                }
-            }
-        };
-        response.headers_mut().insert(X_REQUEST_ID, record.request_id.header_value());
+        if let Some(appended) = check::serves(&below) {
+            return self.check(auth, appended, trusted, &request, record).await;
+        }
+        if let Some(keys) = self.assertion_keys.as_ref().filter(|_| below == jwks::PATH) {
+            return jwks::answer(keys, request.method(), record.time);
+        }
+        let crossing = Crossing::judge(auth.config().cors.as_ref(), request.headers(), host.as_ref())?;
+        request.body_mut().count_into(record.count_in());
+        if let Some(response) = crossing.preflight(&request) {
+            return Ok(response);
+        }
+        let answer = auth.handle(request, &below, record.client).await;
+        let mut response = answer.unwrap_or_else(|problem| problem_response(&problem, Tongue::Http, record));
+        crossing.apply(response.headers_mut());
         Ok(response)
     }
 

@@ -171,6 +171,9 @@ impl Tunnel {
             while !self.up.is_empty() {
                 let written = upstream.io.poll_write(cx, &self.up);
                 let written = ready!(upstream.noted(written)).map_err(|_gone| LEFT)?;
+                if written == 0 {
+                    return Poll::Ready(Err(LEFT));
+                }
                 self.up.advance(written);
                 upstream.dirty = true;
             }

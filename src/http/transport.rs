@@ -55,10 +55,14 @@ impl Zone {
         Self { own, foreign }
     }
 
-    /// Whether a host, in normal form, may be asked for here: it is one of the zone, or of none.
+    /// Whether a host, in normal form, may be asked for here: it is one of the zone, or of none. As when
+    /// a certificate is chosen, a name counts for more than a wildcard.
     pub fn contains(&self, host: &str) -> bool {
         // Mostly there is one zone, and nothing to look up.
-        !self.foreign.covers(host) || self.own.covers(host)
+        match self.foreign.covers(host) {
+            None => true,
+            foreign => self.own.covers(host) >= foreign,
+        }
     }
 }
 
@@ -69,11 +73,24 @@ pub struct HostNames {
     wildcard: HashSet<String>,
 }
 
+/// How a host is one of several names. The later counts for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cover {
+    /// By a wildcard.
+    Wildcard,
+    /// By its own name.
+    Exact,
+}
+
 impl HostNames {
-    /// Whether a host in normal form is one of them.
-    pub fn covers(&self, host: &str) -> bool {
-        self.exact.contains(host)
-            || !self.wildcard.is_empty() && host.split_once('.').is_some_and(|(_, rest)| self.wildcard.contains(rest))
+    /// How a host in normal form is one of them, if it is.
+    pub fn covers(&self, host: &str) -> Option<Cover> {
+        if self.exact.contains(host) {
+            return Some(Cover::Exact);
+        }
+        let wildcard =
+            !self.wildcard.is_empty() && host.split_once('.').is_some_and(|(_, rest)| self.wildcard.contains(rest));
+        wildcard.then_some(Cover::Wildcard)
     }
 }
 
@@ -107,18 +124,26 @@ mod tests {
     #[test]
     fn a_wildcard_stands_for_one_label() {
         let names = names(&["example.com", "*.example.com"]);
-        assert!(names.covers("example.com") && names.covers("a.example.com"));
+        assert_eq!(names.covers("example.com"), Some(Cover::Exact));
+        assert_eq!(names.covers("a.example.com"), Some(Cover::Wildcard));
         for other in ["a.b.example.com", "example.org", "com", "", "*.com", "aexample.com"] {
-            assert!(!names.covers(other), "{other}");
+            assert_eq!(names.covers(other), None, "{other}");
         }
     }
 
     #[test]
     fn a_zone_has_its_own_hosts_and_those_of_nobody() {
-        let zone = Zone::new(names(&["a.example", "*.shared.example"]), names(&["b.example", "x.shared.example"]));
-        for (host, here) in
-            [("a.example", true), ("unknown.example", true), ("x.shared.example", true), ("b.example", false)]
-        {
+        let zone = Zone::new(
+            names(&["a.example", "*.shared.example"]),
+            names(&["b.example", "x.shared.example", "*.shared.example", "a.example"]),
+        );
+        for (host, here) in [
+            ("a.example", true),
+            ("unknown.example", true),
+            ("y.shared.example", true),
+            ("x.shared.example", false),
+            ("b.example", false),
+        ] {
             assert_eq!(zone.contains(host), here, "{host}");
         }
         assert!(Zone::default().contains("b.example"), "one zone has every host");

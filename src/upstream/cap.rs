@@ -142,6 +142,11 @@ impl State {
 }
 
 impl Member {
+    /// Whether the connections are counted there.
+    pub(super) fn is_of(&self, cap: &Arc<Cap>) -> bool {
+        Arc::ptr_eq(&self.cap, cap)
+    }
+
     /// Whether there are requests in the queue, of whichever worker.
     pub(super) fn waiting(&self) -> usize {
         self.cap.waiting.load(Ordering::SeqCst)

@@ -96,7 +96,7 @@ pub(super) async fn open(backend: &Backend, deadline: Instant) -> Result<Stream,
 
 /// Sets what the kernel does by itself about a connection.
 fn tune(stream: &TcpStream) -> io::Result<()> {
-    // Small messages leave at once; hyper writes each in one piece.
+    // Small messages leave at once; each is written in one piece.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     // A stream may be silent for hours. A peer that vanished is noticed within 90 s all the same,

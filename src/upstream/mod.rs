@@ -75,7 +75,8 @@ pub struct Exchange<'a> {
     pub host: Option<HeaderValue>,
     /// What the client's head said of trailers, read before the hop-by-hop headers were removed.
     pub trailers: Trailers,
-    /// Trailers for which this is true are dropped, as are those that only the gateway may say; `whoami:` shows such headers as the identity.
+    /// Trailers for which this is true are dropped, as are those that only the gateway may say;
+    /// `whoami:` shows such headers as the identity.
     pub managed: &'a Managed,
     /// How long a body may stand still, in either direction.
     pub body_stall: Duration,

@@ -130,9 +130,14 @@ pub(super) struct Rest {
 }
 
 impl Rest {
+    /// Whether the request has left as a whole.
+    fn is_out(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.is_out())
+    }
+
     /// The whole answer has been read.
     fn finish(self) {
-        let is_out = self.upload.as_ref().is_none_or(|upload| upload.is_out());
+        let is_out = self.is_out();
         if let (Source::Http1(link), true, true) = (self.source, self.reusable, is_out) {
             self.claim.settle(link, self.idle);
         }
@@ -142,7 +147,10 @@ impl Rest {
 /// The body for the client. The connection goes back when the last byte was read; when this is
 /// dropped before, the connection closes, and the upstream learns that nobody listens any more.
 pub(super) fn body(mut rest: Rest) -> Body {
-    if let Some(whole) = rest.source.take_whole() {
+    // While the rest of a request is being sent, somebody has to wait for that, too.
+    if (rest.is_out() || rest.source.is_at_end())
+        && let Some(whole) = rest.source.take_whole()
+    {
         rest.finish();
         return Body::from(whole);
     }

@@ -189,6 +189,8 @@ impl Server {
         self.upstream == upstream.name
             && self.endpoint.url() == backend.endpoint.url()
             && (&self.tls, self.protocol) == (&upstream.tls, upstream.protocol)
+            // Another one belongs to an upstream of that name that was gone for a while.
+            && self.member.is_of(&backend.cap)
     }
 
     /// An unused connection that is neither expired nor closed, and on which nothing came: it would be

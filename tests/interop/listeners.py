@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 
 import requests
@@ -224,6 +225,15 @@ access = "public"
 """
 
 
+# What a service manager does between fork and exec; the process keeps its number.
+BECOME = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def systemd(story):
     """systemd-socket-activate opens sockets, this program hears the notifications, and curl asks."""
     if shutil.which("systemd-socket-activate") is None:
@@ -274,10 +284,8 @@ def systemd(story):
                 ["curl", "-sS", "--max-time", str(PATIENCE), f"http://127.0.0.1:{listening.getsockname()[1]}{path}"],
                 stdout=subprocess.PIPE,
             )
-            # The shell is replaced, so that its number is that of the gateway.
             child = subprocess.Popen(
-                ["sh", "-c", f'exec 3<&{listening.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"',
-                 "sh", BINARY, "run", "--config", str(config)],
+                [sys.executable, "-c", BECOME, str(listening.fileno()), BINARY, "run", "--config", str(config)],
                 pass_fds=[listening.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=open(story.logs / "second.log", "ab"), cwd=story.folder,
             )

@@ -138,3 +138,18 @@ async fn only_trusted_proxies_may_ask() {
     let no_method = [("X-Forwarded-Uri", "/public/x")];
     stage.gate.request("GET", "/auth/check", &no_method, "").await.expect(400, "request_malformed");
 }
+
+#[tokio::test]
+async fn a_refusal_has_its_status_also_when_the_question_looks_like_grpc() {
+    let stage = Stage::set(TRUSTED).await;
+    for (path, uri) in [("/auth/check", "/admin/x"), ("/auth/check/admin/x", "")] {
+        let mut headers = vec![("Content-Type", "application/grpc"), ("X-Forwarded-Host", "app.example")];
+        if !uri.is_empty() {
+            headers.extend([("X-Forwarded-Method", "POST"), ("X-Forwarded-Uri", uri)]);
+        }
+        let reply = stage.gate.request("POST", path, &headers, "").await;
+        reply.expect(401, "token_missing");
+    }
+    let headers = [("Content-Type", "application/grpc+proto"), ("X-Forwarded-Method", "POST")];
+    assert_eq!(stage.gate.request("POST", "/auth/check", &headers, "").await.status, 400, "no X-Forwarded-Uri");
+}

@@ -91,8 +91,9 @@ async fn other_answers_are_cut_so_that_nobody_takes_them_for_whole() {
     let mut client = begin(&gate, BYTES, &token).await;
     let mut fast = H2::open(gate.address()).await;
     let authorization = format!("Bearer {token}");
-    for (stream, path) in [(1, "/application.octet-stream?h2"), (3, "/application.grpc?h2")] {
-        let fields = h2::request("GET", path, &[("authorization", &authorization)]);
+    for (stream, method, kind) in [(1, "GET", "octet-stream"), (3, "POST", "grpc")] {
+        let (path, kind) = (format!("/application.{kind}?h2"), format!("application/{kind}"));
+        let fields = h2::request(method, &path, &[("authorization", &authorization), ("content-type", &kind)]);
         fast.send(h2::headers(h2::END_STREAM, stream, &fields)).await;
     }
     let cut = client.next("GET").await.expect_err("less than a whole answer");
@@ -150,6 +151,23 @@ async fn a_reload_decides_on_streams_again() {
     held.open();
     assert_eq!(admin.read().await.text(), "first\nlast\n");
     assert_eq!(elsewhere.read().await.text(), "first\nlast\n");
+}
+
+#[tokio::test]
+async fn a_reload_that_guards_where_a_rewrite_leads_ends_its_streams() {
+    let (held, folder) = (Gate::new(), tempfile::tempdir().unwrap());
+    let upstream = waiting(&held).await;
+    let pool = FakePool::start().await;
+    let with = |access: &str| {
+        let rewriting = route("/old/*", "app", "\"public\"") + "rewrite = \"/*\"\n";
+        pool.toml("main") + &upstream.toml("app") + &rewriting + &route("/*", "app", access)
+    };
+    let gate = Portcullis::start_on_file(&with("\"public\""), folder.path()).await;
+    let path = format!("/old{EVENTS}");
+    let mut client = begin(&gate, &path, "whatever").await;
+    gate.reloaded(&with("{ groups = [\"nobody\"] }")).await;
+    assert_eq!(client.read().await.text(), "first\n");
+    assert_eq!(gate.access_line(&path).await["reason"], "rewrite");
 }
 
 #[tokio::test]

@@ -294,7 +294,8 @@ async fn a_listener_that_is_added_moves_its_hosts_out_of_reach_of_open_connectio
 #[tokio::test]
 async fn lesson_39_a_connection_stays_in_the_zone_of_its_client_certificate() {
     let folder = tempdir().unwrap();
-    let (site, inner) = (Certificate::new(&["public.example"]), Certificate::new(&["inner.example"]));
+    let site = Certificate::new(&["public.example", "*.both.example"]);
+    let inner = Certificate::new(&["inner.example", "inner.both.example"]);
     let (person, stranger) = (Certificate::new(&["person"]), Certificate::new(&["stranger"]));
     person.write(folder.path(), "clients");
     let required = format!(
@@ -309,7 +310,7 @@ async fn lesson_39_a_connection_stays_in_the_zone_of_its_client_certificate() {
     let (anonymous, known) = (TlsClient::new(&[&site, &inner], None), TlsClient::new(&[&site, &inner], Some(&person)));
 
     // Without the certificate there is no way in, under whatever name.
-    for host in ["inner.example", "INNER.example.", "inner.example:443"] {
+    for host in ["inner.example", "INNER.example.", "inner.example:443", "inner.both.example"] {
         let mut client = anonymous.connect(outside, "public.example").await;
         let reply = client.exchange(get(host, "/x")).await;
         assert_eq!((reply.status, reply.code()), (421, "misdirected".to_owned()), "{host}");
@@ -324,6 +325,13 @@ async fn lesson_39_a_connection_stays_in_the_zone_of_its_client_certificate() {
     }
     upstream.saw_nothing();
 
+    let mut client = anonymous.connect(outside, "other.both.example").await;
+    assert_eq!(
+        client.exchange(get("other.both.example", "/y")).await.status,
+        200,
+        "a wildcard has what nobody else names"
+    );
+    upstream.next_request().await;
     let mut client = known.connect(inside, "inner.example").await;
     assert_eq!(client.exchange(get("inner.example", "/")).await.status, 200);
     let certificate = format!(":{}:", person.base64());

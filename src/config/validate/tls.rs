@@ -1,4 +1,5 @@
-//! `[listener.tls]`, and certificates with their keys wherever they are named. The files that it names are read when the gateway starts, and by `check`.
+//! `[listener.tls]`, and certificates with their keys wherever they are named. The files that it
+//! names are read when the gateway starts, and by `check`.
 
 use std::net::SocketAddr;
 

@@ -356,7 +356,7 @@ fn connections_live_on_when_the_upstream_is_built_anew() {
         first_exchange(&gate, &other).await;
 
         config.servers = Servers::Http(vec![other.endpoint(), script.endpoint()]);
-        gate.upstream = Arc::new(Upstream::new(Arc::new(config), &gate.metrics).unwrap());
+        gate.upstream = Arc::new(Upstream::new(Arc::new(config.clone()), &gate.metrics).unwrap().remembering(&before));
         let servers = gate.connections.servers(&gate.upstream);
         assert!(Arc::strong_count(&before) == 1, "a worker does not keep what a reload replaced");
         let link =
@@ -364,7 +364,11 @@ fn connections_live_on_when_the_upstream_is_built_anew() {
         drop(link);
         wire.closed().await;
 
-        drop(before);
+        // Whoever remembers nothing counts its connections anew, so it must not get those of others.
+        let stranger = Arc::new(Upstream::new(Arc::new(config), &gate.metrics).unwrap());
+        assert!(!std::rc::Rc::ptr_eq(&gate.connections.servers(&stranger)[1], &servers[1]));
+
+        drop((before, stranger));
         gate.upstream = Arc::new(Upstream::new(Arc::new(gate.upstream.config().clone()), &gate.metrics).unwrap());
         gate.connections.servers(&gate.upstream);
         assert_eq!(format!("{:?}", gate.connections), "Connections { upstreams: 1, .. }");
